@@ -1,0 +1,369 @@
+"""What a user can do, as functions: load, train, run, evaluate, look, plan, names, build_data.
+
+The command and the Python user call the same ones.
+"""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import torch
+
+from jogak import config, models, registry, storage
+from jogak.codecs.text import TextCodec
+from jogak.data import builders
+from jogak.data.embedded import embedded_names
+from jogak.data.sources import Row, read_rows
+from jogak.errors import UserError, nearest
+from jogak.looking import Panel, collect, write
+from jogak.models import EncoderDecoder
+from jogak.models.cost import cost
+from jogak.tasks import translate
+from jogak.tasks._evaluation import Evaluation
+from jogak.tasks._evaluation import evaluate as measure
+from jogak.tasks._inputs import ENDINGS, Runner
+from jogak.tasks.translate import Translation, Translator
+from jogak.training import fit, machine
+from jogak.training.run import Run, load_into
+
+Overrides = Sequence[str] | Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a model made of one input: the best answer, its score, every answer asked for, seconds taken."""
+
+    value: str
+    score: float
+    answers: tuple[Translation, ...]
+    seconds: float
+
+
+class Model:
+    """A trained model with its codec, ready to do its task.
+
+    folder: the run. recipe: what it was trained by. module: the torch module. codec: text <-> ids.
+    """
+
+    def __init__(self, folder: Path, recipe: config.Recipe, module: EncoderDecoder, codec: TextCodec) -> None:
+        self.folder, self.recipe, self.module, self.codec = folder, recipe, module, codec
+
+    def run(
+        self,
+        x: str | Sequence[str],
+        *,
+        beam: int | None = None,
+        n_best: int | None = None,
+        max_length: int | None = None,
+    ) -> Result | list[Result]:
+        """Translate one text, or many at once; what is None is as the run says.
+
+        Raises: UserError for an empty or over-long text.
+        """
+        texts = [x] if isinstance(x, str) else list(x)
+        start = perf_counter()
+        found = self.translator(beam=beam, n_best=n_best, max_length=max_length)(texts)
+        seconds = (perf_counter() - start) / max(1, len(texts))
+        results = [Result(a[0].text, a[0].score, tuple(a), seconds) for a in found]
+        return results[0] if isinstance(x, str) else results
+
+    def look(self, text: str) -> list[Panel]:
+        """Every attention map of the model while it translates `text`."""
+        return self._looked(text)[0]
+
+    def write_look(self, text: str, path: Path) -> None:
+        """`look`, written as a page (.html) or a picture (.png)."""
+        panels, output = self._looked(text)
+        write(path, panels, title=f"{self.folder.name}: attention", source=text, output=output)
+
+    def _looked(self, text: str) -> tuple[list[Panel], str]:
+        translator = self.translator()
+        source = self.codec.encode_source(text)
+        answer = translator([text], ["the text"])[0][0]
+        written = [*answer.ids, self.codec.eos_id]
+        read = [self.codec.bos_id, *written[:-1]]
+        ids = [*source.ids, self.codec.eos_id]
+        panels = collect(
+            self.module,
+            ids,
+            read,
+            source_labels=self.codec.labels(ids, source.slots),
+            target_labels=self.codec.labels(read, source.slots),
+            written_labels=self.codec.labels(written, source.slots),
+        )
+        return panels, answer.text
+
+    def translator(self, **changes: int | float | None) -> Translator:
+        """The model as a function of texts; changes: fields of config.Decode, None = as the run says."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        if given.get("n_best", 1) > given.get("beam", self.recipe.decode.beam):
+            given["beam"] = given["n_best"]
+        decode = config.validate(config.Decode, {**self.recipe.decode.model_dump(), **given}, "decode", {})
+        return Translator(self.module, self.codec, decode, self.recipe.data.max_length)
+
+
+def load(name: str | Path, *, device: str = "auto") -> Model:
+    """The model in a run's folder.
+
+    Raises: UserError if there is none, it is damaged, or a newer version of jogak wrote it.
+    """
+    run = Run(Path(name))
+    recipe = run.recipe()
+    codec = TextCodec.load(run.folder)
+    module = models.build(recipe.model, codec.vocab_size)
+    if not isinstance(module, EncoderDecoder):
+        raise UserError(f"{name}: task '{recipe.task}' needs topology 'encoder-decoder', got '{recipe.model.topology}'")
+    load_into(module, run.weights(), str(run.model))
+    return Model(run.folder, recipe, module.to(pick_device(device)).eval(), codec)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; auto: a GPU where there is one.
+
+    Raises: UserError if this machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"there is no device '{name}' here; use auto, cpu, or cuda with a GPU") from None
+    return device
+
+
+def train(
+    recipe: str | Path,
+    overrides: Overrides = (),
+    *,
+    resume: bool = False,
+    from_: str | None = None,
+    overwrite: bool = False,
+) -> dict[str, float]:
+    """Train what a recipe says into its run's folder; the final figures.
+
+    from_: a run whose weights and codec it starts from. Raises: UserError naming what is wrong and where.
+    """
+    read = config.read_recipe(recipe, overrides)
+    module = registry.find("tasks", read.task)
+    start = None if from_ is None else load(from_, device="cpu")
+    task = module.build(read, start=None if start is None else (start.module, start.codec))
+    return fit(task, Path(read.run), resume=resume, overwrite=overwrite)
+
+
+def run(model: str | Path | Model, x: str | Sequence[str], **settings: int | None) -> Result | list[Result]:
+    """`Model.run` on a model or its name."""
+    return (model if isinstance(model, Model) else load(model)).run(x, **settings)
+
+
+def run_inputs(
+    model: str | Path,
+    inputs: Sequence[str],
+    *,
+    as_json: bool = False,
+    output: Path | None = None,
+    device: str = "auto",
+    **settings: int | None,
+) -> None:
+    """Do the model's task on texts, files and folders, or on standard input where there are none.
+
+    Answers go to standard output, or to `output`: a file, or for a folder a folder.
+    """
+    _check_inputs(inputs, output)
+    loaded = load(model, device=device)
+    field = loaded.recipe.data.source
+    runner = Runner(loaded.translator(**settings), field=field, as_json=as_json, warn=_warn)
+    for name in filter(_is_folder, inputs):
+        assert output is not None
+        for written in runner.folder(Path(name), output):
+            print(written, file=sys.stderr)
+    others = [name for name in inputs if not _is_folder(name)]
+    if others or not inputs:
+        _emit(_answers(runner, others), output)
+
+
+def _is_folder(name: str) -> bool:
+    return os.path.isdir(name)  # noqa: PTH112  # a sentence can be longer than pathlib takes for a file's name
+
+
+def _is_file(name: str) -> bool:
+    return os.path.isfile(name)  # noqa: PTH113  # as above
+
+
+def _check_inputs(inputs: Sequence[str], output: Path | None) -> None:
+    """Refuse before a model is loaded what cannot be read or written."""
+    for name in inputs:
+        ending, there = Path(name).suffix, _is_file(name)
+        if _is_folder(name):
+            if output is None:
+                raise UserError(f"{name}: is a folder; say with --output where the translated files are to go")
+        elif ending in ENDINGS and not there and len(name.split()) == 1:
+            raise UserError(f"{name}: there is no such file")
+        elif there and ending not in ENDINGS:
+            raise UserError(f"{name}: files of this kind are not read; known: {', '.join(ENDINGS)}")
+        elif there and ending in (".po", ".pot") and len(inputs) > 1:
+            raise UserError(f"{name}: a catalogue cannot share its output; translate it alone, or the folder it is in")
+
+
+def _answers(runner: Runner, inputs: Sequence[str]) -> Iterator[bytes]:
+    if not inputs:
+        yield from (line.encode() for line in runner.stdin())
+    texts: list[str] = []
+    for name in inputs:
+        if _is_file(name):
+            yield from _texts(runner, texts)
+            texts = []
+            yield from runner.file(Path(name))
+        else:
+            texts.append(name)
+    yield from _texts(runner, texts)
+
+
+def _texts(runner: Runner, texts: Sequence[str]) -> Iterator[bytes]:
+    return (line.encode() for line in runner.texts(texts))
+
+
+def _emit(parts: Iterable[bytes], output: Path | None) -> None:
+    if output is not None:
+        storage.write_bytes(output, b"".join(parts))
+        return
+    for part in parts:
+        sys.stdout.buffer.write(part)
+        sys.stdout.buffer.flush()
+
+
+def _warn(sentence: str) -> None:
+    print(f"jogak: {sentence}", file=sys.stderr)
+
+
+def evaluate(
+    model: str | Path | Model, data: Sequence[str] | None = None, *, beam: int | None = None, device: str = "auto"
+) -> Evaluation:
+    """Measure a model on its own held-out test pairs, or on all pairs of `data`, beside both baselines.
+
+    Raises: UserError if there is nothing to measure on.
+    """
+    loaded = model if isinstance(model, Model) else load(model, device=device)
+    given = loaded.recipe.data
+    try:
+        split = translate.read_split(given)
+        held_out, training = split.test, list(split.train())
+    except UserError:
+        if data is None:
+            raise
+        held_out, training = [], []  # the training data is gone: measured without the baseline that needs it
+    rows: Sequence[Row] = held_out if data is None else list(read_rows(data, given.source, given.target))
+    with _progress("translating", len(rows)) as done:
+        return measure(loaded.translator(beam=beam), rows, training, done=done)
+
+
+def look(model: str | Path | Model, text: str, output: str | Path = "look.html") -> Path:
+    """Write every attention map of one input as a page (.html) or a picture (.png)."""
+    loaded = model if isinstance(model, Model) else load(model)
+    loaded.write_look(text, Path(output))
+    return Path(output)
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error where that is a terminal; the block is given what to call with each count done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        job = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(job, count)
+
+
+def plan(name: str, overrides: Overrides = (), *, length: int | None = None) -> str:
+    """What the model of a preset or recipe would cost, as lines to read; it is not built.
+
+    length: units on each side of one example; None: the recipe's longest, or 512.
+    """
+    recipe = None
+    if name in registry.preset_names() and not Path(name).exists():
+        if overrides:
+            raise UserError("overrides change a recipe; give a recipe's file to plan with them")
+        given = config.read_preset(name)
+    elif Path(name).exists() or Path(name).suffix in (".yaml", ".yml"):
+        recipe = config.read_recipe(name, overrides)
+        given = recipe.model
+        if given.vocab_size is None:
+            given = given.model_copy(update={"vocab_size": recipe.codec.vocab_size})
+    else:
+        raise UserError(f"{name}: neither a preset nor a recipe's file{nearest(name, registry.preset_names())}")
+    return _describe(name, given, recipe, length or (recipe.data.max_length if recipe else 512))
+
+
+def _describe(name: str, given: config.Model, recipe: config.Recipe | None, length: int) -> str:
+    found = cost(given, length)
+    flops = machine.peak("float32", "cpu", torch.get_num_threads())
+    sides = "source and target units" if given.topology == "encoder-decoder" else "units"
+    lines = [
+        f"{name}: {given.topology}, width {given.width}, vocabulary {given.vocab_size:,}",
+        f"  parameters        {found.parameters:,} ({found.embeddings:,} in embeddings)",
+        f"  weights           {_bytes(4 * found.parameters)} float32, {_bytes(2 * found.parameters)} bfloat16",
+        f"  training keeps    {_bytes(found.training_bytes)} for weights, gradients and AdamW,",
+        f"                    and {_bytes(found.activation_bytes)} of activations for one example",
+        f"  one example       {length} {sides}",
+        f"    forward         {found.forward_flops / 1e9:,.1f} GFLOP",
+        f"    training        {found.training_flops / 1e9:,.1f} GFLOP",
+        f"    decoding state  {_bytes(found.state_bytes)}",
+        f"  this machine      {flops / 1e9:,.0f} GFLOP/s measured (float32 matrix products, all cores): at best",
+        f"                    {flops / found.training_flops:,.2f} training examples/s of that length",
+    ]
+    if recipe is not None:
+        positions = recipe.train.steps * recipe.train.accumulate * recipe.train.batch_tokens
+        seconds = positions / (2 * length) * found.training_flops / flops
+        lines.append(f"  the recipe        {positions:,} padded positions: at best {seconds / 60:,.1f} minutes here")
+    return "\n".join(lines)
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def names(kind: str) -> list[str]:
+    """What there is of a kind: mixers, tasks, presets, data.
+
+    Raises: UserError for another kind.
+    """
+    known = {
+        "mixers": lambda: registry.names("mixers"),
+        "tasks": lambda: registry.names("tasks"),
+        "presets": registry.preset_names,
+        "data": lambda: [*(f"embedded:{n}" for n in embedded_names()), *builders.names()],
+    }
+    if kind not in known:
+        raise UserError(f"there is no list of '{kind}'{nearest(kind, known)}")
+    return known[kind]()
+
+
+def build_data(name: str, output: Path, options: Sequence[str] = ()) -> Path:
+    """Build a data set from public packages into a folder; the file that it wrote. Uses the network.
+
+    options: key=value for the builder; a list is written a,b.
+
+    Raises: UserError for what it does not know or cannot fetch.
+    """
+    build = builders.find(name).build
+    known = {key: p.default for key, p in inspect.signature(build).parameters.items() if key != "out"}
+    given: dict[str, str | list[str]] = {}
+    for option in options:
+        key, sign, value = option.partition("=")
+        if not sign:
+            raise UserError(f"'{option}' is not an option; write key=value; known: {', '.join(known)}")
+        if key not in known:
+            raise UserError(f"data set '{name}' has no option '{key}'{nearest(key, known)}")
+        given[key] = value if isinstance(known[key], str) else [part for part in value.split(",") if part]
+    return build(output, **given)  # pyright: ignore[reportArgumentType]  # as the defaults of `known` say

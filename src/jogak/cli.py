@@ -1,0 +1,283 @@
+"""The command `jogak`: each verb calls one function of jogak.api, and every error becomes one sentence.
+
+Exit codes: 0 done, 2 the caller's mistake, 1 the machine's or ours, 130 stopped by Ctrl-C. Nothing heavy is imported
+before a verb runs, so that `--help` answers at once.
+"""
+
+import io
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from jogak import __version__
+from jogak.errors import JogakError
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,  # rich takes longer to import than all of --help may
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+MODEL_HELP = "A run: the folder that `jogak train` wrote."
+OVERRIDES_HELP = "Changes to the recipe, such as train.steps=100 or model.width=256."
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help=OVERRIDES_HELP)]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+Beam = Annotated[int | None, typer.Option("--beam", min=1, help="Hypotheses kept in the search; 1 is greedy.")]
+MaxLength = Annotated[int | None, typer.Option("--max-length", min=1, help="Units after which an answer ends.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"jogak {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _jogak(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Train sequence models, run them, measure them, and look inside them."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file: data, codec, model, training.")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run's last checkpoint stands.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there already.")] = False,
+) -> None:
+    """Train what a recipe says, into a run folder.
+
+    from=MODEL among the changes starts from a trained model's weights.
+    """
+    from jogak import api
+
+    changes, start = _split_from(overrides or [])
+    api.train(recipe, changes, resume=resume, from_=start, overwrite=overwrite)
+
+
+@app.command()
+def run(
+    model: ModelName,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT",
+            help="Text, or .txt, .jsonl and .po files and folders of them; without any, lines on standard input.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with scores.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A file or folder to write instead of standard output.")
+    ] = None,
+    n_best: Annotated[int | None, typer.Option("--n-best", min=1, help="Answers for each input.")] = None,
+    beam: Beam = None,
+    max_length: MaxLength = None,
+    device: Device = "auto",
+) -> None:
+    """Do the model's task on text, files or standard input."""
+    from jogak import api
+
+    if not inputs and sys.stdin.isatty():
+        print("jogak: reading lines from the keyboard; end with Ctrl-D", file=sys.stderr)
+    api.run_inputs(
+        model,
+        inputs or [],
+        as_json=as_json,
+        output=output,
+        n_best=n_best,
+        beam=beam,
+        max_length=max_length,
+        device=device,
+    )
+
+
+@app.command("eval")
+def evaluate(
+    model: ModelName,
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="DATA", help="Sources as in a recipe; without any, the run's own held-out test."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The figures as one JSON object.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A .jsonl file for each source, reference and answer.")
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=0, help="Pairs to show with the model's answers.")] = 0,
+    beam: Beam = None,
+    device: Device = "auto",
+) -> None:
+    """Measure a model beside honest baselines.
+
+    Each figure comes with its confidence interval.
+    """
+    from jogak import api
+    from jogak.storage import write_text
+
+    found = api.evaluate(model, data or None, beam=beam, device=device)
+    if output is not None:
+        write_text(output, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in found.to_rows()))
+    if as_json:
+        print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2))
+    else:
+        print(found.table() + found.shown(samples))
+
+
+@app.command()
+def look(
+    model: ModelName,
+    text: Annotated[str, typer.Argument(metavar="INPUT", help="The text to look at.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page (.html) or picture (.png).")] = Path(
+        "look.html"
+    ),
+) -> None:
+    """Draw every attention map of one input.
+
+    The page holds all it needs and opens without a network.
+    """
+    from jogak import api
+
+    print(api.look(model, text, output))
+
+
+@app.command()
+def plan(
+    name: Annotated[str, typer.Argument(metavar="PRESET|RECIPE", help="A preset's name or a recipe's file.")],
+    overrides: Overrides = None,
+    length: Annotated[
+        int | None, typer.Option("--length", min=1, help="Units on each side of an example; else the recipe's longest.")
+    ] = None,
+) -> None:
+    """Say what a model would cost, without building it.
+
+    Parameters, FLOPs, memory, and time on this machine.
+    """
+    from jogak import api
+
+    print(api.plan(name, overrides or [], length=length))
+
+
+@app.command("list")
+def names(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="mixers, tasks, presets or data.")],
+) -> None:
+    """List what can be named, one a line."""
+    from jogak import api
+
+    for name in api.names(kind):
+        print(name)
+
+
+@app.command()
+def data(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set; `jogak list data` names them.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
+    options: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="The builder's options.")] = None,
+) -> None:
+    """Build a data set from public packages.
+
+    This verb alone uses the network.
+    """
+    from jogak import api
+
+    print(api.build_data(name, output, options or []))
+
+
+def _split_from(overrides: Sequence[str]) -> tuple[list[str], str | None]:
+    """The overrides without `from=MODEL`, and that model."""
+    start = next((o.removeprefix("from=") for o in overrides if o.startswith("from=")), None)
+    return [o for o in overrides if not o.startswith("from=")], start
+
+
+# ---------------------------------------------------------------- around every verb
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and leave with its exit code."""
+    if arguments is None:
+        _insist_on_utf8()
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        _speak_utf8(stream)
+    sys.exit(_outcome(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def _insist_on_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale would garble Korean arguments and file names."""
+    if sys.getfilesystemencoding().lower() != "utf-8" and not sys.flags.utf8_mode:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
+
+
+def _speak_utf8(stream: object) -> None:
+    if isinstance(stream, io.TextIOWrapper):  # tests and notebooks put objects of their own here
+        stream.reconfigure(encoding="utf-8", errors="strict" if stream is sys.stdin else "backslashreplace")
+
+
+def _outcome(arguments: list[str]) -> int:
+    """Run one verb; the exit code, every error told in one line on standard error."""
+    try:
+        command = typer.main.get_command(app)
+        with command.make_context("jogak", arguments) as context:  # app() would swallow what is told below
+            command.invoke(context)
+        sys.stdout.flush()
+        return 0
+    except typer.Exit as done:
+        return done.exit_code
+    except BrokenPipeError:
+        # The reader went away (`| head`): nothing to say, and nothing more to flush when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("stopped", 130)
+    except JogakError as error:
+        return _say(str(error), error.exit_code)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a usage error of typer or, before 0.27, of click
+            return _say(_usage(error), 2)
+        return _unexpected(error)
+
+
+def _usage(error: Any) -> str:  # noqa: ANN401  # its class moved between releases of typer
+    context = getattr(error, "ctx", None)
+    sentence = " ".join(error.format_message().split()).rstrip(".")
+    return f"{sentence}; see '{context.command_path if context else 'jogak'} --help'"
+
+
+def _unexpected(error: Exception) -> int:
+    """What is nobody's sentence yet: a full memory, a disk, or a mistake of ours."""
+    if isinstance(error, MemoryError) or "allocate memory" in str(error) or "OutOfMemory" in type(error).__name__:
+        return _say("not enough memory; make train.batch_tokens, decode.batch or the model smaller", 1)
+    if isinstance(error, OSError) and error.strerror:
+        return _say(f"{error.filename or 'standard output'}: {error.strerror}", 1)
+    try:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="jogak-", suffix=".txt", delete=False) as file:
+            traceback.print_exc(file=file)
+        where = f"the traceback is in {file.name}"
+    except OSError:
+        where = "JOGAK_TRACEBACK=1 shows the traceback"
+    return _say(f"this is a bug in jogak ({type(error).__name__}: {error}); {where}; please report it", 1)
+
+
+def _say(sentence: str, code: int) -> int:
+    if os.environ.get("JOGAK_TRACEBACK"):
+        traceback.print_exc()
+    print(f"jogak: {' '.join(sentence.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Raw things to units and back; one file a kind of thing (`jogak.codecs.text.TextCodec` for text)."""

@@ -1,0 +1,368 @@
+"""Typed configuration: YAML and dotted overrides in, validated and immutable objects out.
+
+A recipe is one YAML file with the sections of `Recipe`. Every mistake is one sentence that names the file, the
+line and the key, and the nearest right key.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from jogak.errors import UserError, nearest
+from jogak.registry import preset_text
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Strict(BaseModel):
+    """A section of the configuration: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ---------------------------------------------------------------- model
+
+
+class Mixer(BaseModel):
+    """A mixer by its registered name, with whatever options its constructor takes (checked when it is built)."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+def _mixer(value: Any) -> Any:  # noqa: ANN401
+    return {"name": value} if isinstance(value, str) else value
+
+
+MixerChoice = Annotated[Mixer, BeforeValidator(_mixer)]
+
+
+def _pattern(value: Any) -> Any:  # noqa: ANN401
+    return value if isinstance(value, list | tuple) else [value]
+
+
+class FeedForward(Strict):
+    """The part of a block that works on each position alone."""
+
+    width: Positive | None = None  # None: 4 * the model's width
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu", "geglu", "swiglu", "reglu"] = "relu"
+    bias: bool = True
+
+
+class Stack(Strict):
+    """Blocks in a row; their mixers follow `pattern`, repeated until `depth` blocks are filled."""
+
+    depth: Positive = 6
+    pattern: Annotated[tuple[MixerChoice, ...], BeforeValidator(_pattern), Field(min_length=1)] = (
+        Mixer(name="attention"),
+    )
+    cross: MixerChoice | None = None  # decoder of an encoder-decoder; None there: attention
+    feedforward: FeedForward | None = FeedForward()
+    norm: Literal["layer", "rms"] = "layer"
+    placement: Literal["pre", "post", "sandwich", "parallel"] = "post"
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-5
+    final_norm: bool | None = None  # None: wherever the placement leaves the residual stream unnormed (pre)
+
+
+class Model(Strict):
+    """Embeddings, one or two stacks, a head."""
+
+    topology: Literal["encoder", "decoder", "encoder-decoder"] = "encoder-decoder"
+    vocab_size: Positive | None = None  # None: what the codec has
+    width: Positive = 512
+    position: Literal["none", "sinusoidal", "learned"] = "sinusoidal"  # added to the embedding
+    max_length: Positive = 1024  # of a learned position table; and where data is cut
+    encoder: Stack | None = None
+    decoder: Stack | None = None
+    tie: Literal["none", "output", "all"] = "all"  # output: decoder embedding = head; all: and encoder embedding
+    scale_embedding: bool = True  # multiply by sqrt(width), as in 1706.03762 section 3.4
+    dropout: Fraction = 0.1
+    init: Literal["xavier", "normal"] = "xavier"
+
+    @model_validator(mode="after")
+    def _stacks_fit_topology(self) -> "Model":
+        for side in ("encoder", "decoder"):
+            wanted, given = side in self.topology.split("-"), getattr(self, side) is not None
+            if given and not wanted:
+                raise ValueError(f"topology '{self.topology}' has no {side}; remove '{side}'")
+        if self.topology != "encoder-decoder" and self.decoder is not None and self.decoder.cross is not None:
+            raise ValueError("'decoder.cross' needs topology 'encoder-decoder', which gives it something to read")
+        return self
+
+    def stack(self, side: Literal["encoder", "decoder"]) -> Stack:
+        """The configuration of one side, with defaults filled in."""
+        stack: Stack = getattr(self, side) or Stack()
+        if side == "decoder" and self.topology == "encoder-decoder" and stack.cross is None:
+            stack = stack.model_copy(update={"cross": Mixer(name="attention")})
+        return stack
+
+
+# ---------------------------------------------------------------- recipe
+
+
+class Codec(Strict):
+    """How text becomes units: a tokenizer trained on the data, or one read from a file."""
+
+    kind: Literal["bpe", "unigram", "wordpiece", "bytes"] = "bpe"
+    vocab_size: Positive = 4000
+    file: str | None = None  # a tokenizer.json to read instead of training one
+    byte_fallback: bool = True  # a character outside the vocabulary becomes its UTF-8 bytes
+
+
+class Data(Strict):
+    """Where examples come from and how they are split."""
+
+    sources: Annotated[tuple[str, ...], BeforeValidator(_pattern), Field(min_length=1)]
+    source: str = "source"  # field that is read
+    target: str = "target"  # field that is to be produced
+    test: Annotated[int, Field(ge=0)] = 500  # examples held out for the last measurement, by hash of the target
+    validation: Annotated[int, Field(ge=0)] = 300  # held out for early stopping and choosing checkpoints
+    max_length: Positive = 256  # units; longer training examples are left out, and counted
+    drop_longer_than: Annotated[float, Field(gt=1)] | None = None  # ratio of lengths above which a pair is dropped
+
+
+class Train(Strict):
+    """How the model is fitted."""
+
+    seed: int = 0
+    steps: Positive = 2000
+    minutes: Annotated[float, Field(gt=0)] | None = None  # wall-clock budget; the schedule then follows time used
+    batch_tokens: Positive = 1000  # padded positions of source + target in one batch, per process
+    pack: bool = False  # several examples to a row, all batches of one shape, instead of padding
+    accumulate: Positive = 1  # batches in one step
+    rate: Annotated[float, Field(gt=0)] = 1e-3  # peak learning rate
+    schedule: Literal["inverse_sqrt", "cosine", "linear", "constant"] = "inverse_sqrt"
+    warmup: Annotated[int, Field(ge=0)] = 400  # steps
+    final_rate: Annotated[float, Field(ge=0)] = 0.0  # fraction of the peak at the end of cosine and linear
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-9
+    weight_decay: float = 0.0
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+    label_smoothing: Fraction = 0.1
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast where a probe shows it faster
+    average: Literal["none", "ema", "last"] = "none"
+    ema_decay: Fraction = 0.999
+    ema_every: Positive = 4  # steps between updates of the average, each with ema_decay ** ema_every
+    average_last: Positive = 5  # checkpoints
+    validate_every: Positive = 500  # steps
+    save_every: Positive = 500  # steps
+    keep: Positive = 5  # checkpoints; the best one is kept besides
+    patience: Positive | None = None  # validations without a better metric before stopping
+    final: Literal["auto", "last", "best"] = "auto"  # weights of model.safetensors; auto: best where patience is set
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    log_every: Positive = 20  # steps
+    tensorboard: bool = True  # events beside metrics.jsonl, where the extra `track` is installed
+    device: str = "auto"
+
+
+class Decode(Strict):
+    """How an answer is searched for."""
+
+    beam: Positive = 1  # 1: greedy
+    length_penalty: float = 0.6  # alpha of GNMT's ((5 + length) / 6) ** alpha
+    max_length: Positive = 256
+    n_best: Positive = 1
+    batch: Positive = 64  # sequences decoded together
+
+
+class Recipe(Strict):
+    """Everything a training run needs, and everything its folder's config.yaml says of it afterwards."""
+
+    task: str
+    run: str = "runs/run"  # folder to write
+    data: Data
+    codec: Codec = Codec()
+    model: Model = Model()
+    train: Train = Train()
+    decode: Decode = Decode()
+
+
+# ---------------------------------------------------------------- reading
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] | Mapping[str, object] = ()) -> Recipe:
+    """The recipe in the YAML file `path`, with overrides such as `train.steps=100` or `{"train.steps": 100}`.
+
+    `model` may be a preset's name, or a mapping whose key `preset` names what the other keys change.
+
+    Raises: UserError naming file, line and key.
+    """
+    path = Path(path)
+    tree, lines = read_yaml(path)
+    for key, value in _pairs(overrides):
+        _set(tree, key, value)
+        lines[tuple(key.split("."))] = 0
+    return parse_recipe(tree, str(path), lines)
+
+
+def parse_recipe(tree: dict[str, Any], where: str, lines: Mapping[tuple[str, ...], int] | None = None) -> Recipe:
+    """A validated recipe from plain data; `where` (and `lines`) are what errors name."""
+    tree = dict(tree)
+    if "model" in tree:
+        try:
+            tree["model"] = _expand_preset(tree["model"])
+        except UserError as error:
+            raise UserError(f"{_place(where, ('model', 'preset'), lines or {})}: 'model': {error}") from None
+    return validate(Recipe, tree, where, lines or {})
+
+
+def read_preset(name: str) -> Model:
+    """The model configuration of a published model."""
+    return validate(Model, yaml.safe_load(preset_text(name)), f"preset {name}", {})
+
+
+def validate(kind: type[S], tree: object, where: str, lines: Mapping[tuple[str, ...], int]) -> S:
+    """`kind` built from plain data, its first mistake told in one sentence."""
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = tuple(str(p) for p in first["loc"] if not str(p).startswith("function-"))
+        place = _place(where, path, lines)
+        key = ".".join(path) or "the file"
+        if first["type"] == "extra_forbidden":
+            known = _fields_at(kind, path[:-1])
+            raise UserError(f"{place}: unknown key '{key}'{nearest(path[-1], known)}") from None
+        if first["type"] == "missing":
+            raise UserError(f"{place}: key '{key}' is missing; add it") from None
+        message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        if first["type"] == "model_type":
+            message = "should be a section of keys and values"
+        shown = repr(first["input"])
+        got = "" if isinstance(first["input"], dict) else f" (got {shown[:77] + '...' if len(shown) > 80 else shown})"
+        raise UserError(f"{place}: '{key}': {message}{got}") from None
+
+
+def _place(where: str, path: Sequence[str], lines: Mapping[tuple[str, ...], int]) -> str:
+    """Where the key at `path` was written: file and line, or an override (whose line is 0)."""
+    line = next((lines[tuple(path[:n])] for n in range(len(path), 0, -1) if tuple(path[:n]) in lines), None)
+    if line is None:
+        return where
+    return f"{where}:{line}" if line else "override"
+
+
+def to_yaml(section: BaseModel) -> str:
+    """The section as YAML that reads back to an equal object."""
+    return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """The mapping in a YAML file, and the line of each of its keys."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines: dict[tuple[str, ...], int] = {}
+        _mark_lines(node, (), lines)
+        tree = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        raise UserError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(tree, dict):
+        found = "nothing" if tree is None else type(tree).__name__
+        raise UserError(f"{path}: a mapping of keys to values is expected, found {found}")
+    return tree, lines
+
+
+def _mark_lines(
+    node: yaml.Node | None, path: tuple[str, ...], lines: dict[tuple[str, ...], int], inside: tuple[yaml.Node, ...] = ()
+) -> None:
+    """Note the line of every key below `node`; a key given twice and a node inside itself are mistakes."""
+    if node in inside and node is not None:
+        raise yaml.MarkedYAMLError(problem="an anchor that holds itself", problem_mark=node.start_mark)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*path, str(key.value))
+            if inner in lines:
+                twice = f"key '{'.'.join(inner)}' is there twice (first in line {lines[inner]})"
+                raise yaml.MarkedYAMLError(problem=twice, problem_mark=key.start_mark)
+            lines[inner] = key.start_mark.line + 1
+            _mark_lines(value, inner, lines, (*inside, node))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[*path, str(index)] = value.start_mark.line + 1
+            _mark_lines(value, (*path, str(index)), lines, (*inside, node))
+
+
+def _pairs(overrides: Sequence[str] | Mapping[str, object]) -> list[tuple[str, object]]:
+    if isinstance(overrides, Mapping):
+        return list(overrides.items())
+    pairs: list[tuple[str, object]] = []
+    for text in overrides:
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise UserError(f"'{text}' is not an override; write key=value, for example train.steps=100")
+        try:
+            pairs.append((key, yaml.safe_load(value)))
+        except yaml.YAMLError:
+            raise UserError(f"the value of override '{text}' is not valid YAML; quote it") from None
+    return pairs
+
+
+def _set(tree: dict[str, Any], dotted: str, value: object) -> None:
+    *parents, last = dotted.split(".")
+    for name in parents:
+        child = tree.get(name)
+        if name == "model" and isinstance(child, str):
+            child = {"preset": child}
+        elif child is None:
+            child = {}
+        if not isinstance(child, dict):
+            raise UserError(f"override '{dotted}': '{name}' holds {child!r}, not a section")
+        tree[name] = dict(child)
+        tree = tree[name]
+    tree[last] = value
+
+
+def _expand_preset(model: object) -> object:
+    if isinstance(model, str):
+        model = {"preset": model}
+    if not isinstance(model, dict) or "preset" not in model:
+        return model
+    changes = dict(model)
+    base = yaml.safe_load(preset_text(str(changes.pop("preset"))))
+    return _merge(base, changes)
+
+
+def _merge(base: Any, changes: Any) -> Any:  # noqa: ANN401
+    if not (isinstance(base, dict) and isinstance(changes, dict)):
+        return changes
+    return {k: _merge(base.get(k), changes[k]) if k in changes else base[k] for k in {**base, **changes}}
+
+
+def _fields_at(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """The keys that the section at `path` inside `kind` may have."""
+    current: type[BaseModel] | None = kind
+    for name in path:
+        if current is None:
+            return []
+        field = current.model_fields.get(name)
+        current = _model_in(field.annotation) if field else current  # a list index stays in its section
+    return list(current.model_fields) if current else []
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) is not None:
+        return next((m for a in get_args(annotation) if (m := _model_in(a))), None)
+    return None

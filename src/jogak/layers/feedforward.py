@@ -1,0 +1,61 @@
+"""The part of a block that works on each position alone.
+
+Legend: B batch, T time, D model width, F inner width.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jogak.errors import UserError, nearest
+
+Activation = Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+}
+# Gated forms (Shazeer 2020, 2002.05202): the activation of one projection scales another.
+GATED: dict[str, Activation] = {"reglu": F.relu, "geglu": F.gelu, "swiglu": F.silu}
+
+
+class FeedForward(nn.Module):
+    """y = W_2 f(W_1 x + b_1) + b_2: [B T D] -> [B T D]. Source: Vaswani et al. 2017 (1706.03762) section 3.3."""
+
+    def __init__(self, d_model: int, width: int, activation: str = "relu", *, bias: bool = True) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]
+        self.inner = nn.Linear(d_model, width, bias=bias)
+        self.out = nn.Linear(width, d_model, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.activation(self.inner(x)))
+
+
+class GatedFeedForward(nn.Module):
+    """y = W_2 (f(W_g x) * (W_1 x)): [B T D] -> [B T D]. Source: Shazeer 2020 (2002.05202) equation 6."""
+
+    def __init__(self, d_model: int, width: int, activation: str = "swiglu", *, bias: bool = False) -> None:
+        super().__init__()
+        self.activation = GATED[activation]
+        self.inner = nn.Linear(d_model, 2 * width, bias=bias)  # gate, then value
+        self.out = nn.Linear(width, d_model, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.inner(x).chunk(2, dim=-1)
+        return self.out(self.activation(gate) * value)
+
+
+def build_feedforward(d_model: int, width: int, activation: str, *, bias: bool) -> nn.Module:
+    """The plain or the gated form, whichever `activation` belongs to.
+
+    Raises: UserError naming the nearest activation.
+    """
+    if activation in GATED:
+        return GatedFeedForward(d_model, width, activation, bias=bias)
+    if activation in ACTIVATIONS:
+        return FeedForward(d_model, width, activation, bias=bias)
+    raise UserError(f"there is no activation '{activation}'{nearest(activation, [*ACTIVATIONS, *GATED])}")

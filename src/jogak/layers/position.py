@@ -1,0 +1,132 @@
+"""Telling a model where a position is: added to the embedding, turned into queries and keys, or added to scores.
+
+Legend: B batch, T queries, S keys, H heads, K key width, D model width.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from jogak.errors import UserError
+
+
+class Sinusoidal(nn.Module):
+    """PE(p, 2i) = sin(p / 10000^(2i/D)), PE(p, 2i+1) = cos(the same): positions [B T] -> [B T D].
+
+    Source: Vaswani et al. 2017 (1706.03762) section 3.5. Has no parameters and no largest position.
+    """
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.d_model = d_model
+
+    def forward(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        even = torch.arange(0, self.d_model, 2, device=positions.device, dtype=torch.float32)
+        angle = positions.unsqueeze(-1) * torch.exp(even * (-math.log(10000.0) / self.d_model))
+        pairs = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+        return pairs[..., : self.d_model].to(dtype)
+
+
+class Learned(nn.Module):
+    """One learned vector for each position: positions [B T] -> [B T D].
+
+    Raises: UserError for a position that the table does not have.
+    """
+
+    def __init__(self, d_model: int, max_length: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(max_length, d_model))
+        nn.init.normal_(self.weight, std=0.02)
+
+    def forward(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        table = self.weight.shape[0]
+        if not torch.compiler.is_compiling() and positions.numel() and int(positions.max()) >= table:
+            raise UserError(
+                f"position {int(positions.max())} is beyond the learned table of {table}; "
+                "shorten the input or raise model.max_length"
+            )
+        return self.weight[positions].to(dtype)
+
+
+class Rotary(nn.Module):
+    """Turn each pair (i, i + K/2) of a query or key by the angle p * base^(-2i/K): x [B T H K] -> [B T H K].
+
+    The score of two turned vectors then depends on the distance between their positions alone.
+    Source: Su et al. 2021 (2104.09864) section 3.2; pairs split in halves, as GPT-NeoX and Llama lay them out.
+    """
+
+    def __init__(self, head_dim: int, base: float = 10000.0) -> None:
+        super().__init__()
+        if head_dim % 2:
+            raise UserError(f"rotary positions need an even head width, got {head_dim}; change heads or head_dim")
+        self.head_dim, self.base = head_dim, base
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        half = torch.arange(0, self.head_dim, 2, device=x.device, dtype=torch.float32)
+        angle = positions.unsqueeze(-1) * self.base ** (-half / self.head_dim)  # [B T K/2]
+        cos, sin = angle.cos().unsqueeze(2), angle.sin().unsqueeze(2)
+        a, b = x.float().chunk(2, dim=-1)
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+
+
+class Alibi(nn.Module):
+    """Add -m_h |p_q - p_k| to each score, with slopes m_h = 2^(-8h/H): nothing is learned.
+
+    Source: Press et al. 2021 (2108.12409) section 3; for H not a power of two, the slopes of the next power are
+    interleaved, as in the authors' construction.
+    """
+
+    parameter: Tensor | None = None
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def slopes(self, device: torch.device) -> Tensor:
+        """[H]."""
+        power = 2 ** math.floor(math.log2(self.heads))
+        found = [2 ** (-8 * (h + 1) / power) for h in range(power)]
+        finer = [2 ** (-4 * (h + 1) / power) for h in range(2 * power)]
+        found += finer[0::2][: self.heads - power]
+        return torch.tensor(found, device=device, dtype=torch.float32)
+
+    def tile(self, parameter: Tensor | None, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+        distance = (q_positions.unsqueeze(2) - k_positions.unsqueeze(1)).abs().unsqueeze(1)
+        return -self.slopes(distance.device).view(1, -1, 1, 1) * distance
+
+
+class T5Bias(nn.Module):
+    """Add a learned number for each head and bucket of distances: buckets are exact when near, logarithmic when far.
+
+    Source: Raffel et al. 2020 (1910.10683) section 2.1. bidirectional: half of the buckets for keys ahead.
+    """
+
+    def __init__(self, heads: int, *, bidirectional: bool, buckets: int = 32, max_distance: int = 128) -> None:
+        super().__init__()
+        self.bidirectional, self.buckets, self.max_distance = bidirectional, buckets, max_distance
+        self.table = nn.Parameter(torch.empty(buckets, heads))
+        nn.init.normal_(self.table, std=0.02)
+
+    @property
+    def parameter(self) -> Tensor | None:
+        return self.table
+
+    def tile(self, parameter: Tensor | None, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+        assert parameter is not None
+        ahead = k_positions.unsqueeze(1) - q_positions.unsqueeze(2)
+        return parameter[self.bucket(ahead)].permute(0, 3, 1, 2)
+
+    def bucket(self, ahead: Tensor) -> Tensor:
+        """The bucket of a key that lies `ahead` positions after its query."""
+        buckets, offset = self.buckets, torch.zeros_like(ahead)
+        if self.bidirectional:
+            buckets //= 2
+            offset = (ahead > 0).long() * buckets
+            distance = ahead.abs()
+        else:
+            distance = (-ahead).clamp_min(0)
+        exact = buckets // 2
+        ratio = (distance.clamp_min(1).float() / exact).log() / math.log(self.max_distance / exact)
+        far = (exact + (ratio * (buckets - exact)).long()).clamp_max(buckets - 1)
+        return offset + torch.where(distance < exact, distance, far)

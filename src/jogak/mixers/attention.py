@@ -1,0 +1,341 @@
+"""Multi-head attention over the sequence itself (Attention) or over a memory (CrossAttention).
+
+Source: Vaswani et al. 2017 (1706.03762) section 3.2. Legend: B batch, T time, S keys, D model width, H query heads,
+G key/value heads, K head width, M rows of memory.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from jogak.errors import UserError, nearest
+from jogak.layers.position import Alibi, Rotary, T5Bias
+from jogak.mixers.contract import EMPTY, Context, Mixer, State, silence
+from jogak.ops import positions as counting
+from jogak.ops.attention import ALL, FORMS, Visible, weights
+
+Position = Literal["none", "rotary", "alibi", "t5"]
+
+
+def _head_sizes(name: str, d_model: int, heads: int, kv_heads: int | None, head_dim: int | None) -> tuple[int, int]:
+    groups = heads if kv_heads is None else kv_heads
+    if heads < 1 or groups < 1 or heads % groups:
+        raise UserError(f"{name}: heads ({heads}) must be a multiple of kv_heads ({groups}), both at least 1")
+    if head_dim is None and d_model % heads:
+        raise UserError(f"{name}: d_model ({d_model}) must be a multiple of heads ({heads}), or give head_dim")
+    return groups, head_dim or d_model // heads
+
+
+def _form(name: str, backend: str) -> str:
+    if backend not in FORMS:
+        raise UserError(f"{name}: there is no backend '{backend}'{nearest(backend, FORMS)}")
+    return backend
+
+
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """What is known of each place where padding, packing or given positions make places and positions differ."""
+
+    mask: Tensor  # bool [B T]
+    positions: Tensor  # int64 [B T]
+    segments: Tensor  # int64 [B T]
+    count: Tensor  # int64 [B], real positions of the document that is being read
+
+
+class Attention(Mixer):
+    """y = concat_h(softmax(q_h k_h^T / sqrt(K)) v_h) W_o with q, k, v = x W_q, x W_k, x W_v: [B T D] -> [B T D].
+
+    heads, kv_heads: query heads and key/value heads (kv_heads=1: multi-query; between: grouped). window: see only
+    positions less than so far away. position: 'rotary' turns queries and keys, 'alibi' and 't5' add to the scores;
+    positions that are added to embeddings are the model's. backend: a form of ops.attention. State: keys and values
+    of the positions seen, of the last window - 1 where there is a window.
+
+    Raises: UserError for sizes that do not fit.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        heads: int = 8,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        *,
+        causal: bool = False,
+        window: int | None = None,
+        position: Position = "none",
+        rotary_base: float = 10000.0,
+        buckets: int = 32,
+        max_distance: int = 128,
+        bias: bool = True,
+        backend: str = "sdpa",
+    ) -> None:
+        super().__init__(d_model)
+        self.heads = heads
+        self.groups, self.head_dim = _head_sizes("attention", d_model, heads, kv_heads, head_dim)
+        if window is not None and window < 1:
+            raise UserError(f"attention: window must be at least 1, got {window}")
+        self.is_causal, self.window = causal, window
+        self.backend = _form("attention", backend)
+        self.qkv = nn.Linear(d_model, (heads + 2 * self.groups) * self.head_dim, bias=bias)
+        self.out = nn.Linear(heads * self.head_dim, d_model, bias=bias)
+        self.rotary = Rotary(self.head_dim, rotary_base) if position == "rotary" else None
+        self.score_bias: Alibi | T5Bias | None = None
+        if position == "alibi":
+            self.score_bias = Alibi(heads)
+        elif position == "t5":
+            self.score_bias = T5Bias(heads, bidirectional=not causal, buckets=buckets, max_distance=max_distance)
+        elif position not in ("none", "rotary"):
+            known = ("none", "rotary", "alibi", "t5")
+            raise UserError(f"attention: there is no position '{position}'{nearest(position, known)}")
+
+    @property
+    def causal(self) -> bool:
+        return self.is_causal
+
+    @property
+    def state_grows(self) -> bool:
+        return self.window is None
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        if not self.causal:
+            raise UserError("attention: only causal attention has a state; build it with causal=True")
+        empty = torch.empty(batch, 0, self.groups, self.head_dim, device=device, dtype=dtype)
+        return State({"k": empty, "v": empty}, owner="Attention")
+
+    def forward(self, x: Tensor, state: State | None = None, context: Context = EMPTY) -> tuple[Tensor, State]:
+        self.check(x, state, context)
+        if state is not None and not self.causal:
+            raise UserError("attention: looks ahead, so its input cannot come in parts; build it with causal=True")
+        q, k, v = self._project(x, context)
+        state = State({}, owner="Attention") if state is None else state
+        places = self._places(k, state, context)
+        q, k = self._turn(q, k, places, state)
+        grown = _extend(state, k, v, places)
+        y = FORMS[self.backend](q, grown["k"], grown["v"], self._visible(grown, places, q, context), self.score_bias)
+        y = silence(self.out(y.flatten(2)), context.mask)
+        return y, self._trim(grown)
+
+    def weights(self, x: Tensor, context: Context = EMPTY, rows: slice = ALL) -> Tensor:
+        """The attention weights of x [B T D], made on demand: float64 [B H t T] for the queries in `rows`."""
+        q, k, v = self._project(x, context)
+        state = State({}, owner="Attention")
+        places = self._places(k, state, context)
+        q, k = self._turn(q, k, places, state)
+        visible = self._visible(_extend(state, k, v, places), places, q, context)
+        return weights(q, k, visible, self.score_bias, rows=rows)
+
+    def _project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """q [B T H K], k and v [B T G K]."""
+        sizes = (self.heads, self.groups, self.groups)
+        q, k, v = self.qkv(silence(x, context.mask)).unflatten(-1, (-1, self.head_dim)).split(sizes, dim=2)
+        return q, k, v
+
+    def _turn(self, q: Tensor, k: Tensor, places: _Places | None, state: State) -> tuple[Tensor, Tensor]:
+        if self.rotary is None:
+            return q, k
+        at = counting.count((1, k.shape[1]), k.device, before=state.seen) if places is None else places.positions
+        return self.rotary(q, at), self.rotary(k, at)
+
+    def _places(self, k: Tensor, state: State, context: Context) -> _Places | None:
+        """Counted positions, where anything here depends on them."""
+        needed = self.causal or self.window is not None or self.rotary is not None or self.score_bias is not None
+        return _places(k, state, context) if needed else None
+
+    def _visible(self, grown: State, places: _Places | None, q: Tensor, context: Context) -> Visible:
+        keys = grown["k"].shape[1]
+        if places is None:
+            return Visible(
+                q.shape[1],
+                keys,
+                causal=self.causal,
+                window=self.window,
+                mask=context.mask,
+                q_segments=context.segments,
+                k_segments=context.segments,
+            )
+        return Visible(
+            q.shape[1],
+            keys,
+            causal=self.causal,
+            window=self.window,
+            mask=grown["mask"],
+            q_segments=places.segments,
+            k_segments=grown["segments"],
+            q_positions=places.positions,
+            k_positions=grown["positions"],
+        )
+
+    def _trim(self, grown: State) -> State:
+        """What later calls can still need."""
+        if not self.causal:
+            return State({}, seen=grown.seen, owner=grown.owner)
+        if self.window is None:
+            return grown
+        names = [n for n in ("k", "v", "mask", "positions", "segments") if n in grown]
+        if "mask" not in grown or grown["k"].shape[1] < self.window:
+            return grown.last(self.window - 1, *names)
+        # The last real places, wherever padding lies between them; sorting False before True keeps their order.
+        latest = grown["mask"].int().argsort(dim=1, stable=True)[:, grown["k"].shape[1] - self.window + 1 :]
+        kept = {n: grown[n].gather(1, _index_like(latest, grown[n])) for n in names}
+        return grown.put(**kept)
+
+
+def _index_like(index: Tensor, tensor: Tensor) -> Tensor:
+    """index [B n] spread over the further dimensions of tensor [B N ...], for gather."""
+    return index.view(*index.shape, *[1] * (tensor.dim() - 2)).expand(-1, -1, *tensor.shape[2:])
+
+
+def _places(k: Tensor, state: State, context: Context) -> _Places | None:
+    """Masks, positions and segments of k's places [B T ...], or None where every place is a position."""
+    given = (context.mask, context.positions, context.segments)
+    if all(g is None for g in given) and "mask" not in state:
+        return None
+    shape = (k.shape[0], k.shape[1])
+    mask = context.mask if context.mask is not None else torch.ones(shape, dtype=torch.bool, device=k.device)
+    before: Tensor | int = state.get("count", state.seen)
+    last = state.get("segment")
+    segments = context.segments
+    if segments is None:
+        segments = k.new_zeros(shape, dtype=torch.int64) if last is None else last.unsqueeze(1).expand(shape)
+    at = counting.count(shape, k.device, mask=mask, segments=segments, before=before, last_segment=last)
+    count = at[:, -1] + mask[:, -1].long()
+    return _Places(mask, at if context.positions is None else context.positions, segments, count)
+
+
+def _extend(state: State, k: Tensor, v: Tensor, places: _Places | None) -> State:
+    """The state with this call's keys and values behind those that it holds."""
+    seen = state.seen + k.shape[1]
+    if places is None:
+        return state.append(seen, k=k, v=v)
+    if "mask" not in state and "k" in state:
+        # Nothing was masked so far: every place held is a position of one document.
+        rows, held = state["k"].shape[:2]
+        at = torch.arange(state.seen - held, state.seen, device=k.device).expand(rows, held)
+        known = {
+            "mask": torch.ones(rows, held, dtype=torch.bool, device=k.device),
+            "positions": at,
+            "segments": places.segments[:, :1].expand(rows, held),
+        }
+        state = state.put(**known)
+    parts = {"mask": places.mask, "positions": places.positions, "segments": places.segments}
+    return state.append(seen, k=k, v=v, **parts).put(count=places.count, segment=places.segments[:, -1])
+
+
+class CrossAttention(Mixer):
+    """Attention from x [B T D] to a memory [M S D_memory], without order among the queries.
+
+    B is a multiple of M: rows b of x read memory row b // (B / M), so that the beams of one sentence share one
+    memory. State: the memory's keys and values, computed at the first call; later calls read those and need no
+    context.memory. A row whose memory is all padding gets zeros before the output projection.
+    """
+
+    supports_cross = True
+
+    def __init__(
+        self,
+        d_model: int,
+        heads: int = 8,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        *,
+        d_memory: int | None = None,
+        bias: bool = True,
+        backend: str = "sdpa",
+    ) -> None:
+        super().__init__(d_model)
+        self.heads = heads
+        self.groups, self.head_dim = _head_sizes("cross-attention", d_model, heads, kv_heads, head_dim)
+        self.backend = _form("cross-attention", backend)
+        self.d_memory = d_memory or d_model
+        self.q = nn.Linear(d_model, heads * self.head_dim, bias=bias)
+        self.kv = nn.Linear(self.d_memory, 2 * self.groups * self.head_dim, bias=bias)
+        self.out = nn.Linear(heads * self.head_dim, d_model, bias=bias)
+
+    @property
+    def causal(self) -> bool:
+        return True
+
+    @property
+    def state_grows(self) -> bool:
+        return False
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        return State({}, owner="CrossAttention")
+
+    def check_state(self, x: Tensor, state: State) -> None:
+        if "k" in state and x.shape[0] % max(1, state["k"].shape[0]):
+            raise UserError(
+                f"CrossAttention: x has {x.shape[0]} rows, which is no multiple of the {state['k'].shape[0]} rows "
+                "of memory in the state"
+            )
+
+    def forward(self, x: Tensor, state: State | None = None, context: Context = EMPTY) -> tuple[Tensor, State]:
+        self.check(x, state, context)
+        state = self._read(x, state, context)
+        q, visible = self._ask(x, state, context)
+        y = FORMS[self.backend](q, state["k"], state["v"], visible, None)
+        y = y.reshape(x.shape[0], x.shape[1], -1)
+        return silence(self.out(y), context.mask), state
+
+    def weights(self, x: Tensor, context: Context = EMPTY, rows: slice = ALL) -> Tensor:
+        """The attention weights of x [B T D] over the memory, made on demand: float64 [B H t S]."""
+        state = self._read(x, None, context)
+        q, visible = self._ask(x, state, context)
+        found = weights(q, state["k"], visible)  # [M H (B/M * T) S]
+        found = found.unflatten(2, (-1, x.shape[1])).transpose(1, 2).flatten(0, 1)
+        return found[:, :, rows]
+
+    def _read(self, x: Tensor, state: State | None, context: Context) -> State:
+        """The state with the memory's keys and values in it."""
+        seen = x.shape[1] + (state.seen if state is not None else 0)
+        if state is not None and "k" in state:
+            return State(state, seen=seen, owner="CrossAttention")
+        memory = context.memory
+        if memory is None:
+            raise UserError("CrossAttention: there is no memory to read; give context.memory at the first call")
+        if memory.dim() != 3 or memory.shape[2] != self.d_memory or x.shape[0] % memory.shape[0]:
+            raise UserError(
+                f"CrossAttention: memory must be [rows, length, {self.d_memory}] with a number of rows that divides "
+                f"{x.shape[0]}, got {list(memory.shape)}"
+            )
+        mask = context.memory_mask
+        if mask is not None and (mask.shape != memory.shape[:2] or mask.dtype != torch.bool):
+            raise UserError(
+                f"CrossAttention: memory_mask must be bool {list(memory.shape[:2])}, "
+                f"got {mask.dtype} {list(mask.shape)}"
+            )
+        kv = self.kv(silence(memory, mask)).unflatten(-1, (-1, self.head_dim))
+        k, v = kv.chunk(2, dim=2)
+        held = {"k": k, "v": v}
+        if mask is not None:
+            held["mask"] = mask
+        if context.memory_segments is not None:
+            held["segments"] = context.memory_segments
+        return State(held, seen=seen, owner="CrossAttention")
+
+    def _ask(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, Visible]:
+        """Queries [M (B/M * T) H K], those that share a memory row in a row, and what they may see."""
+        rows = state["k"].shape[0]
+        q = self.q(silence(x, context.mask)).reshape(rows, -1, self.heads, self.head_dim)
+        segments = state.get("segments")
+        if (segments is None) != (context.segments is None) and segments is not None:
+            raise UserError("CrossAttention: the memory has segments and x has none; give context.segments")
+        mine = None if segments is None or context.segments is None else context.segments.reshape(rows, -1)
+        visible = Visible(
+            q.shape[1],
+            state["k"].shape[1],
+            mask=state.get("mask"),
+            q_segments=mine,
+            k_segments=segments,
+        )
+        return q, visible
+
+
+MIXER = Attention
+CROSS_MIXER = CrossAttention

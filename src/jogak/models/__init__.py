@@ -1,0 +1,45 @@
+"""Models: embeddings, one or two stacks, a head; they know no mixer by name."""
+
+import torch
+
+from jogak import config
+from jogak.errors import UserError
+from jogak.models.block import BlockState, Stack, build_stack
+from jogak.models.topologies import Coder, Decoder, Encoder, EncoderDecoder, Model, ModelState
+
+__all__ = [
+    "BlockState",
+    "Coder",
+    "Decoder",
+    "Encoder",
+    "EncoderDecoder",
+    "Model",
+    "ModelState",
+    "Stack",
+    "build",
+    "build_stack",
+    "parameter_count",
+]
+
+TOPOLOGIES: dict[str, type[Encoder] | type[Decoder]] = {
+    "encoder": Encoder,
+    "decoder": Decoder,
+    "encoder-decoder": EncoderDecoder,
+}
+
+
+def build(given: config.Model, vocab_size: int | None = None, *, device: torch.device | str | None = None) -> Model:
+    """The model that the configuration describes, its weights freshly drawn; device="meta" builds none.
+
+    Raises: UserError where a mixer does not fit its place, or no vocabulary size is known.
+    """
+    size = vocab_size or given.vocab_size
+    if size is None:
+        raise UserError("model.vocab_size is not set and no codec says it; set model.vocab_size")
+    with torch.device(device or "cpu"):
+        return TOPOLOGIES[given.topology](given, size)
+
+
+def parameter_count(model: torch.nn.Module) -> int:
+    """Numbers that are learned; tied ones count once."""
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,214 @@
+"""A block: mixer, optional cross-mixer, feedforward, each on the residual stream; and a stack of blocks.
+
+Legend: B batch, T time, D model width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from jogak import config, mixers
+from jogak.errors import UserError
+from jogak.layers.dropout import Dropout
+from jogak.layers.feedforward import build_feedforward
+from jogak.layers.norm import build_norm
+from jogak.mixers import EMPTY, Context, Mixer, State
+
+Side = Literal["encoder", "decoder"]
+
+
+@dataclass(frozen=True, eq=False)
+class BlockState:
+    """What a block carries: its mixer's state, and its cross-mixer's."""
+
+    mixer: State
+    cross: State | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.mixer.nbytes + (self.cross.nbytes if self.cross is not None else 0)
+
+
+class PreNorm(nn.Module):
+    """x + f(norm(x)). Source: Xiong et al. 2020 (2002.04745)."""
+
+    def __init__(self, norm: Callable[[], nn.Module], dropout: float) -> None:
+        super().__init__()
+        self.norm, self.dropout = norm(), Dropout(dropout)
+
+    def inside(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+    def join(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + self.dropout(y)
+
+
+class PostNorm(nn.Module):
+    """norm(x + f(x)). Source: Vaswani et al. 2017 (1706.03762) section 3.1."""
+
+    def __init__(self, norm: Callable[[], nn.Module], dropout: float) -> None:
+        super().__init__()
+        self.norm, self.dropout = norm(), Dropout(dropout)
+
+    def inside(self, x: Tensor) -> Tensor:
+        return x
+
+    def join(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.norm(x + self.dropout(y))
+
+
+class Sandwich(nn.Module):
+    """x + norm(f(norm(x))). Source: Ding et al. 2021 (2105.13290) section 2.3."""
+
+    def __init__(self, norm: Callable[[], nn.Module], dropout: float) -> None:
+        super().__init__()
+        self.norm, self.norm_after, self.dropout = norm(), norm(), Dropout(dropout)
+
+    def inside(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
+    def join(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + self.dropout(self.norm_after(y))
+
+
+Residual = PreNorm | PostNorm | Sandwich
+PLACEMENTS: dict[str, type[Residual]] = {"pre": PreNorm, "post": PostNorm, "sandwich": Sandwich}
+
+
+def _mix(mixer: Mixer, x: Tensor, state: State | None, context: Context) -> tuple[Tensor, State]:
+    if state is not None and x.shape[1] == 1:
+        return mixer.step(x, state, context)
+    return mixer(x, state, context)
+
+
+class Block(nn.Module):
+    """Mixer, cross-mixer and feedforward one after another, each with a residual of its own: [B T D] -> [B T D]."""
+
+    def __init__(
+        self,
+        mixer: Mixer,
+        cross: Mixer | None,
+        feedforward: nn.Module | None,
+        residual: Callable[[], Residual],
+    ) -> None:
+        super().__init__()
+        self.mixer, self.cross, self.feedforward = mixer, cross, feedforward
+        self.mixer_residual = residual()
+        self.cross_residual = residual() if cross is not None else None
+        self.feedforward_residual = residual() if feedforward is not None else None
+
+    def forward(
+        self, x: Tensor, state: BlockState | None = None, context: Context = EMPTY
+    ) -> tuple[Tensor, BlockState]:
+        inside = self.mixer_residual
+        y, mixer_state = _mix(self.mixer, inside.inside(x), None if state is None else state.mixer, context)
+        x, cross_state = inside.join(x, y), None
+        if self.cross is not None and self.cross_residual is not None:
+            inside = self.cross_residual
+            y, cross_state = _mix(self.cross, inside.inside(x), None if state is None else state.cross, context)
+            x = inside.join(x, y)
+        if self.feedforward is not None and self.feedforward_residual is not None:
+            inside = self.feedforward_residual
+            x = inside.join(x, self.feedforward(inside.inside(x)))
+        return x, BlockState(mixer_state, cross_state)
+
+
+class ParallelBlock(nn.Module):
+    """x + mixer(norm(x)) + cross(norm(x)) + feedforward(norm(x)).
+
+    Source: Wang & Komatsuzaki 2021 (GPT-J); Chowdhery et al. 2022 (2204.02311) section 2.
+    """
+
+    def __init__(
+        self,
+        mixer: Mixer,
+        cross: Mixer | None,
+        feedforward: nn.Module | None,
+        residual: Callable[[], Residual],
+    ) -> None:
+        super().__init__()
+        self.mixer, self.cross, self.feedforward = mixer, cross, feedforward
+        self.residual = residual()
+
+    def forward(
+        self, x: Tensor, state: BlockState | None = None, context: Context = EMPTY
+    ) -> tuple[Tensor, BlockState]:
+        h = self.residual.inside(x)
+        y, mixer_state = _mix(self.mixer, h, None if state is None else state.mixer, context)
+        cross_state = None
+        if self.cross is not None:
+            read, cross_state = _mix(self.cross, h, None if state is None else state.cross, context)
+            y = y + read
+        if self.feedforward is not None:
+            y = y + self.feedforward(h)
+        return self.residual.join(x, y), BlockState(mixer_state, cross_state)
+
+
+class Stack(nn.Module):
+    """Blocks in a row, their mixers following a repeating pattern: [B T D] -> [B T D]."""
+
+    def __init__(self, blocks: Sequence[Block | ParallelBlock], final_norm: nn.Module | None) -> None:
+        super().__init__()
+        self.blocks = cast(list[Block | ParallelBlock], nn.ModuleList(blocks))  # which iterates like a list
+        self.final_norm = final_norm
+        self.gradient_checkpointing = False
+
+    def forward(
+        self, x: Tensor, states: tuple[BlockState, ...] | None = None, context: Context = EMPTY
+    ) -> tuple[Tensor, tuple[BlockState, ...]]:
+        after: list[BlockState] = []
+        for index, block in enumerate(self.blocks):
+            state = None if states is None else states[index]
+            if self.gradient_checkpointing and self.training and state is None:
+                x = checkpoint(lambda h, b=block: b(h, None, context)[0], x, use_reentrant=False)
+            else:
+                x, new = block(x, state, context)
+                after.append(new)
+        return (x if self.final_norm is None else self.final_norm(x)), tuple(after)
+
+
+def build_stack(given: config.Stack, width: int, dropout: float, side: Side) -> Stack:
+    """The stack that the configuration describes; a decoder's mixers are causal, an encoder's look both ways.
+
+    Raises: UserError where a mixer does not fit its place.
+    """
+
+    def norm() -> nn.Module:
+        return build_norm(given.norm, width, given.norm_eps)
+
+    def residual() -> Residual:
+        return PLACEMENTS.get(given.placement, PreNorm)(norm, dropout)
+
+    kind = ParallelBlock if given.placement == "parallel" else Block
+    blocks: list[Block | ParallelBlock] = []
+    for index in range(given.depth):
+        mixer = _mixer(given.pattern[index % len(given.pattern)], width, side)
+        cross = None if given.cross is None else _cross(given.cross, width)
+        feedforward = None
+        if (ff := given.feedforward) is not None:
+            feedforward = build_feedforward(width, ff.width or 4 * width, ff.activation, bias=ff.bias)
+        blocks.append(kind(mixer, cross, feedforward, residual))
+    final = given.final_norm if given.final_norm is not None else given.placement != "post"
+    return Stack(blocks, norm() if final else None)
+
+
+def _mixer(given: config.Mixer, width: int, side: Side) -> Mixer:
+    options = given.options
+    if "causal" in options:
+        raise UserError(f"{side}.pattern: '{given.name}' must not say 'causal'; being in the {side} says it")
+    kind = mixers.kind(given.name)
+    if not kind.causal_only:
+        options["causal"] = side == "decoder"
+    elif side == "encoder":
+        raise UserError(
+            f"encoder.pattern: mixer '{given.name}' cannot look ahead, which an encoder needs; "
+            f"write {{name: bidirectional, inner: {given.name}}}"
+        )
+    return mixers.build(given.name, d_model=width, **options)
+
+
+def _cross(given: config.Mixer, width: int) -> Mixer:
+    return mixers.build(given.name, d_model=width, cross=True, **given.options)

@@ -1,0 +1,223 @@
+"""The three topologies: an encoder, a decoder, and a decoder that reads what an encoder wrote.
+
+Legend: B batch, T time, S source length, D model width, V vocabulary, M rows of memory (B a multiple of M).
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from jogak import config
+from jogak.layers.dropout import Dropout
+from jogak.layers.position import Learned, Sinusoidal
+from jogak.mixers import EMPTY, Context, State
+from jogak.models.block import BlockState, Side, build_stack
+from jogak.models.initialise import initialise
+from jogak.ops import positions as counting
+
+
+@dataclass(frozen=True, eq=False)
+class ModelState:
+    """What a decoder carries from one call to the next; like every state, no call changes it.
+
+    places: how many real positions each row's document has (count [B]) and which document that is (segment [B]),
+    kept once a mask or segments were given.
+    """
+
+    blocks: tuple[BlockState, ...]
+    places: State
+
+    @property
+    def seen(self) -> int:
+        """Positions that have gone by, padding included."""
+        return self.places.seen
+
+    @property
+    def nbytes(self) -> int:
+        return self.places.nbytes + sum(b.nbytes for b in self.blocks)
+
+    def reorder(self, index: Tensor, memory_index: Tensor | None = None) -> "ModelState":
+        """The state of rows x[index]; the memory's rows are taken by memory_index, and stay where it is None.
+
+        With None, row b of the result must still belong to memory row b // (B / M): beams that change places
+        within their sentence.
+        """
+        blocks = tuple(
+            BlockState(
+                b.mixer.reorder(index),
+                b.cross if b.cross is None or memory_index is None else b.cross.reorder(memory_index),
+            )
+            for b in self.blocks
+        )
+        return ModelState(blocks, self.places.reorder(index))
+
+
+class Embedding(nn.Module):
+    """dropout(sqrt(D) E[ids] + position): ids [B T] -> [B T D]. Source: 1706.03762 sections 3.4 and 3.5."""
+
+    def __init__(self, given: config.Model, vocab_size: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocab_size, given.width)
+        self.scale = math.sqrt(given.width) if given.scale_embedding else 1.0
+        self.position: Sinusoidal | Learned | None = None
+        if given.position == "sinusoidal":
+            self.position = Sinusoidal(given.width)
+        elif given.position == "learned":
+            self.position = Learned(given.width, given.max_length)
+        self.dropout = Dropout(given.dropout)
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        x = self.table(ids) * self.scale
+        if self.position is not None:
+            x = x + self.position(positions, x.dtype)
+        return self.dropout(x)
+
+
+class TokenHead(nn.Module):
+    """Logits of each position over the vocabulary: [B T D] -> [B T V]."""
+
+    def __init__(self, width: int, vocab_size: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(width, vocab_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.projection(x)
+
+
+class Coder(nn.Module):
+    """An embedding and a stack: what an encoder and a decoder have in common."""
+
+    def __init__(self, given: config.Model, vocab_size: int, side: Side) -> None:
+        super().__init__()
+        self.embedding = Embedding(given, vocab_size)
+        self.stack = build_stack(given.stack(side), given.width, given.dropout, side)
+
+    def forward(
+        self, ids: Tensor, state: ModelState | None = None, context: Context = EMPTY
+    ) -> tuple[Tensor, ModelState]:
+        positions, places = _positions(ids, None if state is None else state.places, context)
+        x = self.embedding(ids, positions)
+        x, blocks = self.stack(x, None if state is None else state.blocks, context)
+        return x, ModelState(blocks, places)
+
+    def init_state(self, batch: int, device: torch.device, dtype: torch.dtype) -> ModelState:
+        blocks = tuple(
+            BlockState(
+                block.mixer.init_state(batch, device=device, dtype=dtype),
+                None if block.cross is None else block.cross.init_state(batch, device=device, dtype=dtype),
+            )
+            for block in self.stack.blocks
+        )
+        return ModelState(blocks, State({}, owner="Coder"))
+
+
+def _positions(ids: Tensor, before: State | None, context: Context) -> tuple[Tensor, State]:
+    """Positions of ids [B T], and the places that the next call continues from."""
+    before = State({}, owner="Coder") if before is None else before
+    seen = before.seen + ids.shape[1]
+    if context.mask is None and context.segments is None and "count" not in before:
+        if context.positions is not None:
+            return context.positions, State({}, seen=seen, owner="Coder")
+        at = counting.count((1, ids.shape[1]), ids.device, before=before.seen)
+        return at, State({}, seen=seen, owner="Coder")
+    mask = torch.ones_like(ids, dtype=torch.bool) if context.mask is None else context.mask
+    last = before.get("segment")
+    segments = context.segments
+    if segments is None:
+        segments = torch.zeros_like(ids) if last is None else last.unsqueeze(1).expand_as(ids)
+    at = counting.count(
+        (ids.shape[0], ids.shape[1]),
+        ids.device,
+        mask=mask,
+        segments=segments,
+        before=before.get("count", before.seen),
+        last_segment=last,
+    )
+    places = {"count": at[:, -1] + mask[:, -1].long(), "segment": segments[:, -1]}
+    return at if context.positions is None else context.positions, State(places, seen=seen, owner="Coder")
+
+
+class Encoder(nn.Module):
+    """ids [B T] -> hidden [B T D] (`encode`), and through a tied head logits [B T V] (masked language models)."""
+
+    def __init__(self, given: config.Model, vocab_size: int) -> None:
+        super().__init__()
+        self.config = given
+        self.encoder = Coder(given, vocab_size, "encoder")
+        self.head = TokenHead(given.width, vocab_size)
+        if given.tie != "none":
+            self.head.projection.weight = self.encoder.embedding.table.weight
+        initialise(self, given.init, given.width)
+
+    def encode(self, ids: Tensor, context: Context = EMPTY) -> Tensor:
+        return self.encoder(ids, None, context)[0]
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.head(self.encode(ids, Context(mask=mask)))
+
+
+class Decoder(nn.Module):
+    """ids [B T] -> logits [B T V] of the next unit; with a state, after everything that the state has seen."""
+
+    def __init__(self, given: config.Model, vocab_size: int) -> None:
+        super().__init__()
+        self.config = given
+        self.decoder = Coder(given, vocab_size, "decoder")
+        self.head = TokenHead(given.width, vocab_size)
+        if given.tie != "none":
+            self.head.projection.weight = self.decoder.embedding.table.weight
+        initialise(self, given.init, given.width)
+
+    def init_state(self, batch: int) -> ModelState:
+        weight = self.decoder.embedding.table.weight
+        return self.decoder.init_state(batch, weight.device, weight.dtype)
+
+    def hidden(
+        self, ids: Tensor, state: ModelState | None = None, context: Context = EMPTY
+    ) -> tuple[Tensor, ModelState]:
+        """What the head reads: [B T D]."""
+        return self.decoder(ids, state, context)
+
+    def decode(
+        self, ids: Tensor, state: ModelState | None = None, context: Context = EMPTY
+    ) -> tuple[Tensor, ModelState]:
+        x, state = self.hidden(ids, state, context)
+        return self.head(x), state
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.decode(ids, None, Context(mask=mask))[0]
+
+
+class EncoderDecoder(Decoder):
+    """source [M S], ids [B T] -> logits [B T V]: the Transformer of 1706.03762 where its mixers are attention."""
+
+    def __init__(self, given: config.Model, vocab_size: int) -> None:
+        super().__init__(given, vocab_size)
+        self.encoder = Coder(given, vocab_size, "encoder")
+        if given.tie == "all":
+            self.encoder.embedding.table.weight = self.decoder.embedding.table.weight
+        initialise(self, given.init, given.width)
+
+    def encode(self, source: Tensor, context: Context = EMPTY) -> Tensor:
+        """source [M S] -> memory [M S D]."""
+        return self.encoder(source, None, context)[0]
+
+    def read(self, source: Tensor, source_mask: Tensor | None = None, segments: Tensor | None = None) -> Context:
+        """The context in which a decoder reads `source`: encode it, and say where it is padded."""
+        memory = self.encode(source, Context(mask=source_mask, segments=segments))
+        return Context(memory=memory, memory_mask=source_mask, memory_segments=segments)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  # reads a source besides
+        self,
+        source: Tensor,
+        ids: Tensor,
+        source_mask: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        context = replace(self.read(source, source_mask), mask=mask)
+        return self.decode(ids, None, context)[0]
+
+
+Model = Encoder | Decoder | EncoderDecoder

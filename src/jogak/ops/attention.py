@@ -1,0 +1,280 @@
+"""Scaled dot-product attention: y = softmax(q k^T / sqrt(K) + bias) v over the keys that a query may see.
+
+Three forms of one function (`FORMS`): `reference` in float64 straight from the equation; `tiled`, which shows how
+attention is computed without ever holding T x S numbers; `sdpa`, torch's kernels (flash where they exist).
+
+Sources: Vaswani et al. 2017 (1706.03762) section 3.2; online softmax, Milakov & Gimelshein 2018 (1805.02867);
+tiling and its backward pass, Dao et al. 2022 (2205.14135) and Dao 2023 (2307.08691); grouped heads, Ainslie et al.
+2023 (2305.13245).
+
+Legend: B batch, T queries, S keys, H query heads, G key/value heads (H a multiple of G), R = H / G, K key, V value.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ALL = slice(None)
+TILE = 128  # queries and keys in one tile: 128 x 128 float32 scores are 64 KiB, an L2 cache's size
+
+
+class Bias(Protocol):
+    """A number added to each score, computed from positions for whichever tile is asked."""
+
+    @property
+    def parameter(self) -> Tensor | None:
+        """What is learned, if anything is."""
+        ...
+
+    def tile(self, parameter: Tensor | None, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+        """q_positions [B T], k_positions [B S] (or [1 ..]) -> [B H T S] (or [1 H T S])."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Visible:
+    """Which keys a query may see, told without a T x S matrix.
+
+    causal: the T queries are the last T of the S places, and see no later place. window: only keys less than so
+    many positions away (looking back, and ahead too where not causal). mask: bool [B S], True = a real key.
+    segments: int64, a query [B T] sees only keys [B S] of its own document. positions: int64 [B T] and [B S];
+    None: places are positions.
+    """
+
+    queries: int
+    keys: int
+    causal: bool = False
+    window: int | None = None
+    mask: Tensor | None = None
+    q_segments: Tensor | None = None
+    k_segments: Tensor | None = None
+    q_positions: Tensor | None = None
+    k_positions: Tensor | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Every query sees every key."""
+        one_by_one = not self.causal or self.queries == 1
+        return one_by_one and self.window is None and self.mask is None and self.q_segments is None
+
+    @property
+    def triangle(self) -> bool:
+        """The plain causal mask of as many queries as keys."""
+        plain = self.window is None and self.mask is None and self.q_segments is None
+        return plain and self.causal and self.queries == self.keys
+
+    def positions(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Positions of queries and keys, [B T] or [1 T], and [B S] or [1 S]."""
+        places = torch.arange(self.keys, device=device).unsqueeze(0)
+        k_positions = places if self.k_positions is None else self.k_positions
+        q_positions = places[:, self.keys - self.queries :] if self.q_positions is None else self.q_positions
+        return q_positions, k_positions
+
+    def tile(self, rows: slice, columns: slice, device: torch.device) -> Tensor | None:
+        """bool [B t s] or [1 t s] for some queries and some keys, True = visible; None = all of them."""
+        seen: Tensor | None = None
+        if self.causal:
+            places = torch.arange(self.keys, device=device)
+            mine = places[self.keys - self.queries :][rows].unsqueeze(1)
+            seen = _both(seen, (places[columns] <= mine).unsqueeze(0))
+        if self.window is not None:
+            q_positions, k_positions = self.positions(device)
+            back = q_positions[:, rows].unsqueeze(2) - k_positions[:, columns].unsqueeze(1)
+            seen = _both(seen, back.abs() < self.window)
+        if self.mask is not None:
+            seen = _both(seen, self.mask[:, columns].unsqueeze(1))
+        if self.q_segments is not None and self.k_segments is not None:
+            seen = _both(seen, self.q_segments[:, rows].unsqueeze(2) == self.k_segments[:, columns].unsqueeze(1))
+        return seen
+
+    def hidden(self, rows: range, columns: range) -> bool:
+        """Whether all of a tile lies in the future: the tiles that a causal kernel never visits."""
+        return self.causal and columns.start > rows.stop - 1 + self.keys - self.queries
+
+
+def _both(a: Tensor | None, b: Tensor) -> Tensor:
+    return b if a is None else a & b
+
+
+def weights(
+    q: Tensor,
+    k: Tensor,
+    visible: Visible,
+    bias: Bias | None = None,
+    *,
+    rows: slice = ALL,
+    scale: float | None = None,
+) -> Tensor:
+    """The attention weights themselves, float64: q [B T H K], k [B S G K] -> [B H t S] for the queries in `rows`.
+
+    A query that sees nothing has weights of zero. For looking at and for references: no fast path makes them.
+    """
+    heads, groups = q.shape[2], k.shape[2]
+    q, k = q[:, rows].double(), k.double().repeat_interleave(heads // groups, dim=2)
+    scores = torch.einsum("bthk,bshk->bhts", q, k) * (scale or k.shape[-1] ** -0.5)
+    if bias is not None:
+        q_positions, k_positions = visible.positions(q.device)
+        parameter = None if bias.parameter is None else bias.parameter.double()
+        scores = scores + bias.tile(parameter, q_positions[:, rows], k_positions)
+    seen = visible.tile(rows, ALL, q.device)
+    if seen is None:
+        return scores.softmax(-1)
+    seen = seen.unsqueeze(1)
+    return scores.masked_fill(~seen, -torch.inf).softmax(-1).masked_fill(~seen, 0)
+
+
+def reference(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None) -> Tensor:
+    """The equation itself in float64: q [B T H K], k [B S G K], v [B S G V] -> [B T H V] in q's dtype."""
+    v = v.double().repeat_interleave(q.shape[2] // v.shape[2], dim=2)
+    return torch.einsum("bhts,bshv->bthv", weights(q, k, visible, bias), v).to(q.dtype)
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None) -> Tensor:
+    """The same through torch's fused kernels, which build no T x S matrix where no mask is needed."""
+    mask = None
+    causal = visible.triangle and bias is None
+    if not causal and not visible.everything:
+        seen = visible.tile(ALL, ALL, q.device)
+        mask = None if seen is None else seen.unsqueeze(1)
+    if bias is not None:
+        added = bias.tile(bias.parameter, *visible.positions(q.device)).to(q.dtype)
+        mask = added if mask is None else added.masked_fill(~mask, -torch.inf)
+    y = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=causal,
+        enable_gqa=q.shape[2] != k.shape[2],
+    )
+    return y.transpose(1, 2)
+
+
+def tiled(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None) -> Tensor:
+    """The same tile by tile with an online softmax, forward and backward: memory O(B H (T + S)), never T x S.
+
+    Written to be read, in torch operations on tiles; a kernel does the same with a tile in fast memory.
+    """
+    parameter = None if bias is None else bias.parameter
+    return _Tiled.apply(q, k, v, parameter, visible, bias)  # pyright: ignore[reportReturnType]  # apply is untyped
+
+
+class _Tiled(torch.autograd.Function):
+    """Tiled attention with the backward pass of FlashAttention-2: weights are made again from saved log-sums."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401  # autograd's own context
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        parameter: Tensor | None,
+        visible: Visible,
+        bias: Bias | None,
+    ) -> Tensor:
+        tiles = _Tiles(q, k, visible, bias, parameter)
+        y = q.new_zeros(*q.shape[:3], v.shape[3])
+        log_sum = q.new_full((q.shape[0], q.shape[2], q.shape[1]), -torch.inf, dtype=torch.float32)  # [B H T]
+        for rows in tiles.rows:
+            top = log_sum[:, :, _slice(rows)]  # largest score so far, [B H t]
+            total = torch.zeros_like(top)  # sum of exp(score - top)
+            part = q.new_zeros(*top.shape, v.shape[3], dtype=torch.float32)  # sum of exp(score - top) v
+            for columns in tiles.columns_of(rows):
+                scores = tiles.scores(rows, columns)
+                higher = torch.maximum(top, scores.amax(-1))
+                safe = higher.masked_fill(higher == -torch.inf, 0)  # nothing seen yet: exp(-inf - 0) = 0
+                shrink = (top - safe).exp()
+                probable = (scores - safe.unsqueeze(-1)).exp()
+                total = total * shrink + probable.sum(-1)
+                part = part * shrink.unsqueeze(-1) + probable @ tiles.expand(v, columns)
+                top = higher
+            y[:, _slice(rows)] = (part / total.clamp_min(1e-30).unsqueeze(-1)).transpose(1, 2).to(y.dtype)
+            log_sum[:, :, _slice(rows)] = top + total.log()
+        ctx.save_for_backward(q, k, v, parameter, y, log_sum)
+        ctx.visible, ctx.bias = visible, bias
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401  # autograd's own context
+        q, k, v, parameter, y, log_sum = ctx.saved_tensors
+        dy = grads[0]
+        tiles = _Tiles(q, k, ctx.visible, ctx.bias, parameter)
+        dq, dk, dv = (torch.zeros_like(t, dtype=torch.float32) for t in (q, k, v))
+        d_parameter = None if parameter is None else torch.zeros_like(parameter)
+        # sum_s P dP, which softmax's derivative subtracts, equals dy . y: [B H T]
+        inner = (dy.float() * y.float()).sum(-1).transpose(1, 2)
+        for rows in tiles.rows:
+            span = _slice(rows)
+            dy_rows = dy[:, span].transpose(1, 2).float()
+            floor = log_sum[:, :, span].masked_fill(log_sum[:, :, span] == -torch.inf, 0).unsqueeze(-1)
+            for columns in tiles.columns_of(rows):
+                part = _slice(columns)
+                p = (tiles.scores(rows, columns) - floor).exp()
+                dv[:, part] += tiles.collapse(p.transpose(2, 3) @ dy_rows)
+                d_scores = p * (dy_rows @ tiles.expand(v, columns).transpose(2, 3) - inner[:, :, span].unsqueeze(-1))
+                dq[:, span] += (d_scores @ tiles.expand(k, columns)).transpose(1, 2) * tiles.scale
+                dk[:, part] += tiles.collapse(d_scores.transpose(2, 3) @ tiles.queries(rows)) * tiles.scale
+                if d_parameter is not None:
+                    d_parameter += tiles.bias_gradient(rows, columns, d_scores)
+        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), d_parameter, None, None
+
+
+class _Tiles:
+    """What both passes need of a tile: its scores, and keys and values spread over grouped heads."""
+
+    def __init__(self, q: Tensor, k: Tensor, visible: Visible, bias: Bias | None, parameter: Tensor | None) -> None:
+        self.q, self.k, self.visible, self.bias, self.parameter = q, k, visible, bias, parameter
+        self.scale = q.shape[3] ** -0.5
+        self.groups, self.repeat = k.shape[2], q.shape[2] // k.shape[2]
+        self.rows = [range(i, min(i + TILE, q.shape[1])) for i in range(0, q.shape[1], TILE)]
+
+    def columns_of(self, rows: range) -> list[range]:
+        """The key tiles that these queries may see something of."""
+        keys = self.k.shape[1]
+        tiles = (range(j, min(j + TILE, keys)) for j in range(0, keys, TILE))
+        return [t for t in tiles if not self.visible.hidden(rows, t)]
+
+    def queries(self, rows: range) -> Tensor:
+        """[B H t K]."""
+        return self.q[:, _slice(rows)].transpose(1, 2).float()
+
+    def expand(self, kv: Tensor, columns: range) -> Tensor:
+        """Keys or values of a tile for every query head: [B S G K] -> [B H s K]."""
+        return kv[:, _slice(columns)].float().transpose(1, 2).repeat_interleave(self.repeat, dim=1)
+
+    def collapse(self, grad: Tensor) -> Tensor:
+        """The adjoint of `expand`: [B H s K] -> [B s G K], summed over the query heads of a group."""
+        return grad.unflatten(1, (self.groups, self.repeat)).sum(2).transpose(1, 2)
+
+    def scores(self, rows: range, columns: range) -> Tensor:
+        """Scores of a tile, -inf where a query must not look: float32 [B H t s]."""
+        scores = self.queries(rows) @ self.expand(self.k, columns).transpose(2, 3) * self.scale
+        if self.bias is not None:
+            scores = scores + self._bias(self.parameter, rows, columns)
+        seen = self.visible.tile(_slice(rows), _slice(columns), self.q.device)
+        return scores if seen is None else scores.masked_fill(~seen.unsqueeze(1), -torch.inf)
+
+    def _bias(self, parameter: Tensor | None, rows: range, columns: range) -> Tensor:
+        assert self.bias is not None
+        q_positions, k_positions = self.visible.positions(self.q.device)
+        return self.bias.tile(parameter, q_positions[:, _slice(rows)], k_positions[:, _slice(columns)])
+
+    def bias_gradient(self, rows: range, columns: range, d_scores: Tensor) -> Tensor:
+        """What this tile adds to the gradient of the bias's parameter."""
+        assert self.parameter is not None
+        with torch.enable_grad():
+            parameter = self.parameter.detach().requires_grad_()
+            bias = self._bias(parameter, rows, columns)
+            return torch.autograd.grad(bias, parameter, d_scores.sum_to_size(bias.shape).to(bias.dtype))[0]
+
+
+def _slice(r: range) -> slice:
+    return slice(r.start, r.stop)
+
+
+Form = Callable[[Tensor, Tensor, Tensor, Visible, Bias | None], Tensor]
+FORMS: dict[str, Form] = {"reference": reference, "tiled": tiled, "sdpa": sdpa}

@@ -1,0 +1,89 @@
+"""Cross-entropy of a linear head, label smoothing included, without keeping the logits.
+
+loss_n = -(1 - e) log p_n(y_n) - e/V sum_v log p_n(v), p_n = softmax(W h_n): what a model is told that is asked to
+put 1 - e on the right unit and to spread e over all (Szegedy et al. 2016, 1512.00567, section 7).
+
+Legend: N positions, D model width, V vocabulary, e smoothing.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK = 1 << 22  # logits held at a time: 16 MiB of float32, which an L3 cache keeps between the passes over it
+
+
+def reference(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """(sum of loss_n, sum of -log p_n(y_n)) in float64: hidden [N D], weight [V D], targets [N]."""
+    log_p = (hidden.double() @ weight.double().T).log_softmax(-1)
+    nll = -log_p.gather(1, targets.unsqueeze(1)).sum()
+    spread = -log_p.mean(-1).sum()
+    return ((1 - smoothing) * nll + smoothing * spread).to(hidden.dtype), nll.detach().to(hidden.dtype)
+
+
+def chunked(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """The same in O(chunk V + V D) memory: each chunk of positions gives its gradients at once, in the forward pass."""
+    return _Chunked.apply(hidden, weight, targets, smoothing)  # pyright: ignore[reportReturnType]  # apply is untyped
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401  # autograd's own context
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        smoothing: float,
+    ) -> tuple[Tensor, Tensor]:
+        device = hidden.device.type
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        with torch.autocast(device, enabled=False):
+            need = any(ctx.needs_input_grad[:2])
+            d_hidden = torch.empty_like(hidden) if need else None
+            d_weight = torch.zeros_like(weight) if need else None
+            w = weight.to(low)
+            loss, nll = hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.float32)
+            rows = max(1, CHUNK // weight.shape[0])
+            for h, y, dh in zip(
+                hidden.split(rows),
+                targets.unsqueeze(1).split(rows),
+                (d_hidden if d_hidden is not None else hidden).split(rows),
+                strict=True,
+            ):
+                h_low = h.to(low)
+                log_p = F.log_softmax(h_low @ w.T, dim=-1, dtype=torch.float32)
+                here = -log_p.gather(1, y).sum()
+                nll += here
+                loss += (1 - smoothing) * here
+                if smoothing:
+                    loss -= smoothing * log_p.mean(-1).sum()
+                if d_weight is not None:
+                    # d loss / d logits = p - (1 - e) [v = y] - e / V
+                    grad = log_p.exp_()
+                    if smoothing:
+                        grad -= smoothing / weight.shape[0]
+                    grad.scatter_add_(1, y, grad.new_full(y.shape, smoothing - 1))
+                    grad = grad.to(low)
+                    dh.copy_(grad @ w)
+                    _accumulate(d_weight, grad, h_low)
+        ctx.save_for_backward(d_hidden, d_weight)
+        ctx.mark_non_differentiable(nll)
+        return loss, nll
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401  # autograd's own context
+        d_hidden, d_weight = ctx.saved_tensors
+        return d_hidden * grads[0], d_weight * grads[0], None, None
+
+
+def _accumulate(total: Tensor, grad: Tensor, h: Tensor) -> None:
+    """total += grad^T h, in one call where the dtypes allow."""
+    if grad.dtype == total.dtype:
+        total.addmm_(grad.T, h)
+    else:
+        total += grad.T @ h
+
+
+FORMS = {"reference": reference, "chunked": chunked}

@@ -1,0 +1,93 @@
+"""Measuring a translator on held-out pairs, beside copying and looking up."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from jogak.data.sources import Row
+from jogak.errors import UserError
+from jogak.tasks._scores import Nearest, Scores, scores
+from jogak.tasks.translate import Translator
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of the model and of both baselines on the same pairs; `nearest` is None where no training set is known.
+
+    outputs: one for each row, in the rows' order. lost: sources of which an answer lacks a placeholder. too_long:
+    pairs that were left out, since their source is longer than what the model was trained for.
+    """
+
+    rows: Sequence[Row]
+    outputs: list[str]
+    model: Scores
+    copy: Scores
+    nearest: Scores | None
+    lost: int
+    too_long: int
+
+    def to_dict(self) -> dict[str, object]:
+        """The figures as plain data."""
+        named = {"model": self.model, "nearest": self.nearest, "copy": self.copy}
+        figures = {name: None if found is None else found.to_dict() for name, found in named.items()}
+        return {"pairs": len(self.rows), "too_long": self.too_long, "lost_placeholders": self.lost, **figures}
+
+    def to_rows(self) -> list[dict[str, str]]:
+        """What was asked, what was wanted, what came, and where each pair stands."""
+        pairs = zip(self.rows, self.outputs, strict=True)
+        return [{"source": r.source, "reference": r.target, "output": o, "where": r.where} for r, o in pairs]
+
+    def shown(self, count: int) -> str:
+        """`count` of the pairs with their answers, evenly spaced over the corpus, as lines to read."""
+        rows = self.to_rows()
+        chosen = [rows[n * len(rows) // count] for n in range(min(count, len(rows)))]
+        return "".join(
+            f"\n\n  source     {r['source']}\n  reference  {r['reference']}\n  output     {r['output']}" for r in chosen
+        )
+
+    def table(self) -> str:
+        """The figures as lines to read: 95% bootstrap intervals in brackets."""
+        lines = [f"{len(self.rows)} held-out pairs       chrF                  BLEU"]
+        names = (("model", self.model), ("nearest neighbour", self.nearest), ("copy of the source", self.copy))
+        for name, found in names:
+            if found is not None:
+                lines.append(f"  {name:<22} {found.chrf!s:<21} {found.bleu!s}")
+        if self.nearest is None:
+            lines.append("  nearest neighbour      not measured: the training set is not to be had")
+        if self.too_long:
+            lines.append(f"  {self.too_long} pairs left out: longer than the model was trained for")
+        if self.lost:
+            lines.append(f"  {self.lost} answers lack a placeholder of their source")
+        return "\n".join(lines)
+
+
+def evaluate(
+    translator: Translator,
+    rows: Sequence[Row],
+    training: Sequence[Row],
+    *,
+    done: Callable[[int], None] = lambda count: None,
+) -> Evaluation:
+    """Translate the sources of `rows` and score them against the targets; `training` is what Nearest searches.
+
+    Raises: UserError if there are no rows, or none that is short enough.
+    """
+    given, rows = len(rows), [r for r in rows if translator.fits(r.source)]
+    if given and not rows:
+        raise UserError(
+            f"all {given} pairs are longer than the {translator.max_source} tokens the model was trained for"
+        )
+    if not rows:
+        raise UserError("there are no pairs to measure on; give sources, or hold some out with data.test")
+    sources, references = [r.source for r in rows], [r.target for r in rows]
+    answers = [found[0] for found in translator(sources, [r.where for r in rows], done=done)]
+    nearest = Nearest([r.source for r in training], [r.target for r in training]) if training else None
+    outputs = [a.text for a in answers]
+    return Evaluation(
+        rows,
+        outputs,
+        model=scores(outputs, references),
+        copy=scores(sources, references),
+        nearest=None if nearest is None else scores([nearest(s) for s in sources], references),
+        lost=sum(bool(a.lost) for a in answers),
+        too_long=given - len(rows),
+    )

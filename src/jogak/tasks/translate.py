@@ -1,0 +1,268 @@
+"""Translation: text in one language to text in another, with an encoder-decoder.
+
+Source of the loss and of the search: Vaswani et al. 2017 (1706.03762) sections 5.4 and 6.1.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from jogak import config, models
+from jogak.codecs.text import Encoded, TextCodec
+from jogak.data.batch import IGNORE, Batch, Units
+from jogak.data.batching import Loader, read_once
+from jogak.data.sources import Row, read_rows
+from jogak.data.split import Split, split_rows
+from jogak.data.tokens import Limits, TokenStore
+from jogak.decoding.search import Hypothesis, Settings, search
+from jogak.errors import UserError
+from jogak.models import EncoderDecoder
+from jogak.ops import cross_entropy
+from jogak.tasks._scores import chrf
+
+VALIDATION_TOKENS = 8000  # padded positions in one batch when only the loss is measured
+
+
+@dataclass(frozen=True)
+class Translation:
+    """One answer: its text and ids, its score (length-normalised log-probability) and log-probability.
+
+    ended: False where max_length cut it. lost: placeholders of the source that the answer does not have.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    score: float
+    log_prob: float
+    ended: bool
+    lost: tuple[str, ...] = ()
+
+
+class Translator:
+    """Texts to translations, with a trained model and its codec."""
+
+    def __init__(self, model: EncoderDecoder, codec: TextCodec, decode: config.Decode, max_source: int) -> None:
+        self.model, self.codec, self.decode, self.max_source = model, codec, decode, max_source
+
+    def __call__(
+        self,
+        texts: Sequence[str],
+        where: Sequence[str] = (),
+        *,
+        done: Callable[[int], None] = lambda count: None,
+    ) -> list[list[Translation]]:
+        """The n best translations of each text, best first; `done` is told how many texts each batch finished.
+
+        where: what errors call each text ("file:line"). Texts of like length are translated together, which changes
+        none of them.
+
+        Raises: UserError for a text that is empty or longer than what the model was trained for.
+        """
+        names = where or [f"text {number}" for number in range(1, len(texts) + 1)]
+        encoded = [self._encode(text, name) for text, name in zip(texts, names, strict=True)]
+        order = sorted(range(len(texts)), key=lambda i: len(encoded[i].ids))
+        found: list[list[Translation]] = [[] for _ in texts]
+        resting = self.model.training
+        self.model.eval()
+        try:
+            for start in range(0, len(order), self.decode.batch):
+                chosen = order[start : start + self.decode.batch]
+                for index, answers in zip(chosen, self._translate([encoded[i] for i in chosen]), strict=True):
+                    found[index] = answers
+                done(len(chosen))
+        finally:
+            self.model.train(resting)
+        return found
+
+    def best(self, texts: Sequence[str]) -> list[str]:
+        """The best translation of each text."""
+        return [answers[0].text for answers in self(texts)]
+
+    def fits(self, text: str) -> bool:
+        """Whether the text is no longer than what the model was trained for."""
+        return len(self.codec.encode_source(text).ids) <= self.max_source
+
+    def _encode(self, text: str, name: str) -> Encoded:
+        if not text.strip():
+            raise UserError(f"{name}: is empty; give something to translate")
+        encoded = self.codec.encode_source(text)
+        if len(encoded.ids) > self.max_source:
+            shown = text if len(text) <= 40 else text[:37] + "..."
+            raise UserError(
+                f"{name}: '{shown}' has {len(encoded.ids)} tokens and the model was trained for at most "
+                f"{self.max_source}; split it into sentences"
+            )
+        return encoded
+
+    def _translate(self, sources: Sequence[Encoded]) -> list[list[Translation]]:
+        units = pad([[*s.ids, self.codec.eos_id] for s in sources], self.codec.pad_id, self.device)
+        settings = Settings(
+            end=self.codec.eos_id,
+            max_length=self.decode.max_length,
+            beam=self.decode.beam,
+            length_penalty=self.decode.length_penalty,
+            n_best=self.decode.beam,
+            forbidden=tuple(tuple(self.codec.forbidden(s.slots)) for s in sources),
+        )
+        prompt = torch.full((len(sources), 1), self.codec.bos_id, device=self.device)
+        with torch.inference_mode():
+            context = self.model.read(units.ids, units.mask)
+            found = search(self.model, prompt, context, settings)
+        return [
+            self._answers(source, hypotheses)[: self.decode.n_best]
+            for source, hypotheses in zip(sources, found, strict=True)
+        ]
+
+    def _answers(self, source: Encoded, hypotheses: Sequence[Hypothesis]) -> list[Translation]:
+        """Translations, those that keep every placeholder first, then by score."""
+        answers = [
+            Translation(
+                self.codec.decode(h.ids, source.slots),
+                h.ids,
+                h.score,
+                h.log_prob,
+                h.ended,
+                tuple(self.codec.lost(h.ids, source.slots)),
+            )
+            for h in hypotheses
+        ]
+        return sorted(answers, key=lambda a: (len(a.lost), -a.score))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> Units:
+    """Rows of ids, padded on the right: [B T] and its mask, which is None where all rows are as long."""
+    longest = max(len(r) for r in rows)
+    ids = torch.tensor([[*r, *[pad_id] * (longest - len(r))] for r in rows], device=device)
+    lengths = torch.tensor([len(r) for r in rows], device=device)
+    if int(lengths.min()) == longest:
+        return Units(ids)
+    return Units(ids, torch.arange(longest, device=device) < lengths.unsqueeze(1))
+
+
+def read_split(data: config.Data) -> Split:
+    """The rows that `data` names, some of them held out by the hash of their target.
+
+    Raises: UserError naming file and line of what cannot be read.
+    """
+    return split_rows(partial(read_rows, data.sources, data.source, data.target), data.test, data.validation)
+
+
+def build(recipe: config.Recipe, *, start: tuple[EncoderDecoder, TextCodec] | None = None) -> "Translate":
+    """The task of a recipe: data split and encoded, codec trained, model drawn from `train.seed`.
+
+    start: a trained model and its codec to go on from. Raises: UserError for what does not fit.
+    """
+    if recipe.data.validation < 1:
+        raise UserError("data.validation: translation needs at least 1 held-out pair to choose checkpoints by")
+    split = read_split(recipe.data)
+    codec = TextCodec.train(_texts(split), recipe.codec) if start is None else start[1]
+    limits = Limits(recipe.data.max_length, recipe.data.drop_longer_than)
+    store = TokenStore.cached(Path(recipe.run) / "data", split.train, codec, limits, split.digest)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        model = models.build(recipe.model, codec.vocab_size)
+    if not isinstance(model, EncoderDecoder):
+        raise UserError(f"model.topology: translation needs 'encoder-decoder', got '{recipe.model.topology}'")
+    if start is not None:
+        _copy(start[0], model)
+    return Translate(recipe, model, codec, store, split.validation)
+
+
+def _texts(split: Split) -> Iterator[str]:
+    for row in split.train():
+        yield row.source
+        yield row.target
+
+
+def _copy(trained: EncoderDecoder, model: EncoderDecoder) -> None:
+    try:
+        model.load_state_dict(trained.state_dict())
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"from: the model of the recipe is not the one to start from: {reason}") from None
+
+
+class Translate:
+    """What training asks of translation (see tasks.contract.Task)."""
+
+    name = "translate"
+    metric = "chrF"
+
+    def __init__(
+        self,
+        recipe: config.Recipe,
+        model: EncoderDecoder,
+        codec: TextCodec,
+        store: TokenStore,
+        validation: Sequence[Row],
+    ) -> None:
+        """store: encoded training pairs. validation: held-out pairs as text."""
+        self.recipe, self.model, self.codec, self.store, self.validation = recipe, model, codec, store, validation
+        # While training, answers are the likeliest unit at each step: a beam says the same at many times the cost.
+        greedy = recipe.decode.model_copy(update={"beam": 1, "n_best": 1})
+        self.translator = Translator(model, codec, greedy, recipe.data.max_length)
+
+    def loader(self, rank: int, world: int) -> Loader:
+        train = self.recipe.train
+        return Loader(
+            self.store,
+            batch_tokens=train.batch_tokens,
+            seed=train.seed,
+            rank=rank,
+            world=world,
+            pack=train.pack,
+            **self._special,
+        )
+
+    @property
+    def _special(self) -> dict[str, int]:
+        return {"pad_id": self.codec.pad_id, "bos_id": self.codec.bos_id, "eos_id": self.codec.eos_id}
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Sums over the real targets of the label-smoothed loss and of -log p(target)."""
+        return self._loss(batch, self.recipe.train.label_smoothing)
+
+    def _loss(self, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
+        assert batch.source is not None
+        context = self.model.read(batch.source.ids, batch.source.mask, batch.source.segments)
+        # Padding stands behind the targets, where a causal decoder cannot see it and nothing is predicted: no mask.
+        context = replace(context, segments=batch.units.segments)
+        hidden, _ = self.model.hidden(batch.units.ids, None, context)
+        real = batch.targets != IGNORE
+        weight = self.model.head.projection.weight
+        return cross_entropy.chunked(hidden[real], weight, batch.targets[real], smoothing)
+
+    def validate(self) -> dict[str, float]:
+        """loss: -log p of a target in nats, mean over the validation targets; chrF of greedy answers."""
+        if not self.validation:
+            raise UserError("there are no validation examples; set data.validation to at least 1")
+        outputs = self.translator.best([row.source for row in self.validation])
+        return {"loss": self._validation_loss(), "chrF": chrf(outputs, [row.target for row in self.validation])}
+
+    def _validation_loss(self) -> float:
+        store = TokenStore.of(self.codec.encode_pairs([(row.source, row.target) for row in self.validation]))
+        total, targets = 0.0, 0
+        with torch.no_grad():
+            for batch in read_once(store, batch_tokens=VALIDATION_TOKENS, **self._special):
+                total += float(self._loss(batch.to(self.translator.device), 0.0)[1])
+                targets += batch.real_targets
+        return total / targets
+
+    def samples(self, count: int) -> list[dict[str, str]]:
+        rows = self.validation[:count]
+        outputs = self.translator.best([row.source for row in rows])
+        return [
+            {"source": row.source, "reference": row.target, "output": output}
+            for row, output in zip(rows, outputs, strict=True)
+        ]
+
+    def save_codec(self, folder: Path) -> None:
+        self.codec.save(folder)

@@ -1,0 +1,68 @@
+"""AdamW as the recipe configures it, its state as named tensors, and clipping."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from jogak import config
+from jogak.errors import UserError
+
+_STATE = ("exp_avg", "exp_avg_sq", "step")
+
+
+def build(model: nn.Module, train: config.Train) -> AdamW:
+    """Fused AdamW (1711.05101); decay is decoupled and acts on matrices only, not on biases and norms."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise UserError("the model has no parameter to train; unfreeze some")
+    matrices = [p for p in trained if p.ndim >= 2]
+    vectors = [p for p in trained if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": train.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return AdamW([g for g in groups if g["params"]], lr=train.rate, betas=train.betas, eps=train.eps, fused=True)
+
+
+def set_rate(optimiser: AdamW, rate: float) -> None:
+    """Make `rate` the learning rate of the next update."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def tensors(optimiser: AdamW, model: nn.Module) -> dict[str, Tensor]:
+    """The optimiser's state as `exp_avg/NAME`, `exp_avg_sq/NAME`, `step/NAME`; empty before the first update."""
+    found: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        state = optimiser.state.get(parameter, {})
+        found.update({f"{kind}/{name}": state[kind] for kind in _STATE if kind in state})
+    return found
+
+
+def load(optimiser: AdamW, model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Put back what `tensors` gave.
+
+    Raises: UserError if the state is of another model.
+    """
+    if not saved:
+        return
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    wanted = {f"{kind}/{name}" for name in trained for kind in _STATE}
+    if strange := sorted(wanted ^ set(saved)):
+        raise UserError(f"the optimiser's state is of another model: '{strange[0]}' is on one side only")
+    for name, parameter in trained.items():
+        device = parameter.device
+        optimiser.state[parameter] = {kind: saved[f"{kind}/{name}"].to(device).clone() for kind in _STATE}
+
+
+def clip(parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
+    """Scale the gradients so that their joint norm is at most `limit`; returns the norm before that, on the device."""
+    given = [p for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in given if p.grad is not None], foreach=True)
+    # On a CPU looking at the norm costs nothing, and saves a pass over the gradients where they are small already.
+    small = limit is None or (norm.device.type == "cpu" and norm.item() + 1e-6 <= limit)
+    if limit is not None and not small:
+        torch.nn.utils.clip_grads_with_norm_(given, limit, norm, foreach=True)
+    return norm

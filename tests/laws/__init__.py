@@ -1,0 +1,1 @@
+"""The laws that every mixer keeps (docs/mixers.md), one file a law."""

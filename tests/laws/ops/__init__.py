@@ -1,0 +1,1 @@
+"""One file an operation of jogak.ops: its CASES, the inputs on which its forms must agree."""

@@ -1,0 +1,72 @@
+"""Law 8. Reference = fast for every operation, forward and backward; fast never reads unwritten memory."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.laws.cases import Case, operations
+from tests.laws.poison import poisoned
+from tests.laws.support import close, close_all, noise
+
+Op = Callable[..., Tensor]
+
+
+def _all() -> list:
+    found = []
+    for name, module in operations().items():
+        reference, *fast = module.FORMS
+        for case in import_module(f"tests.laws.ops.{name}").CASES:
+            found += [
+                pytest.param(module.FORMS[form], module.FORMS[reference], case, id=f"{name}-{form}-{case.name}")
+                for form in fast
+            ]
+    return found
+
+
+def _result(op: Op, case: Case, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
+    """The output, and the gradients of a weighted sum of it."""
+    arguments, leaves = case.arguments(dtype)
+    y = op(**arguments)
+    weight = noise(*y.shape, seed=99).to(y.dtype)
+    found = torch.autograd.grad(y, list(leaves.values()), weight, allow_unused=True)
+    gradients = {n: torch.zeros_like(t) if g is None else g for (n, t), g in zip(leaves.items(), found, strict=True)}
+    return y.detach(), gradients
+
+
+@pytest.mark.parametrize(("fast", "reference", "case"), _all())
+def test_fast_equals_reference(fast: Op, reference: Op, case: Case) -> None:
+    """Float32 against the reference in float64, on memory poisoned with NaN."""
+    y, gradients = _result(reference, case, torch.float64)
+    with poisoned():
+        fast_y, fast_gradients = _result(fast, case, torch.float32)
+    assert fast_y.dtype == torch.float32, f"{case.name}: float32 in, {fast_y.dtype} out"
+    close(fast_y, y, f"{case.name}: output")
+    close_all(fast_gradients, gradients, f"{case.name}: gradient")
+
+
+@pytest.mark.parametrize(("fast", "reference", "case"), _all())
+def test_fast_in_bfloat16_is_near(fast: Op, reference: Op, case: Case) -> None:
+    """From the same rounded inputs; the result is rounded too."""
+    rounded = Case(case.name, {n: t.bfloat16().float() for n, t in case.tensors.items()}, case.others)
+    y, gradients = _result(reference, rounded, torch.float64)
+    with poisoned():
+        fast_y, fast_gradients = _result(fast, rounded, torch.bfloat16)
+    assert fast_y.dtype == torch.bfloat16, f"{case.name}: bfloat16 in, {fast_y.dtype} out"
+    close(fast_y, y, f"{case.name}: output", tolerance=0.03)
+    close_all(fast_gradients, gradients, f"{case.name}: gradient", tolerance=0.05)
+
+
+def test_poison_reaches_what_is_not_written() -> None:
+    """The poison itself, where memory comes from: without it the law above would say nothing."""
+    with poisoned():
+        for tensor in (
+            torch.empty(5),
+            torch.zeros(3).new_empty(5),
+            torch.empty_like(torch.zeros(5)),
+            torch.zeros(4).resize_(9),
+        ):
+            assert tensor.isnan().any()
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -1,0 +1,173 @@
+"""Translation as a task: what it learns from, what it says, and what it refuses."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from jogak import config
+from jogak.data.sources import Row
+from jogak.errors import UserError
+from jogak.tasks import translate
+from jogak.tasks._evaluation import evaluate
+from jogak.tasks.translate import Translator
+
+PAIRS = [
+    ("파일을 열 수 없습니다", "Cannot open the file"),
+    ("저장했습니다", "Saved"),
+    ("%(name)s님, 안녕하세요", "Hello, %(name)s"),
+    ("{0}개 중 {1}개", "{1} of {0}"),
+    ("도움말", "Help"),
+    ("창을 닫습니다", "Closes the window"),
+    ("새 창을 엽니다", "Opens a new window"),
+    ("비밀번호가 틀렸습니다", "The password is wrong"),
+]
+
+
+def _recipe(folder, **data):
+    table = folder / "pairs.tsv"
+    table.write_text("source\ttarget\n" + "".join(f"{s}\t{t}\n" for s, t in PAIRS), encoding="utf-8")
+    stack = {"depth": 1, "pattern": [{"name": "attention", "heads": 2}], "placement": "pre"}
+    tree = {
+        "task": "translate",
+        "run": str(folder / "run"),
+        "data": {"sources": str(table), "test": 0, "validation": 1, "max_length": 64, **data},
+        "codec": {"vocab_size": 350},
+        "model": {"width": 48, "dropout": 0.0, "encoder": stack, "decoder": stack},
+        "train": {"batch_tokens": 400, "label_smoothing": 0.0},
+        "decode": {"beam": 2, "max_length": 48},
+    }
+    return config.parse_recipe(tree, "test")
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    """A translator that has learnt seven pairs by heart."""
+    task = translate.build(_recipe(tmp_path_factory.mktemp("translate")))
+    loader = task.loader(0, 1)
+    optimiser = torch.optim.Adam(task.model.parameters(), lr=3e-3)
+    task.model.train()
+    for _ in range(250):
+        batch = next(loader)
+        loss, _ = task.loss(batch)
+        (loss / batch.real_targets).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    return task
+
+
+def _learnt(task):
+    held_out = {row.source for row in task.validation}
+    return [(s, t) for s, t in PAIRS if s not in held_out]
+
+
+def test_it_learns_its_pairs_placeholders_included(task):
+    pairs = _learnt(task)
+    assert task.translator.best([s for s, _ in pairs]) == [t for _, t in pairs]
+
+
+def test_a_placeholder_never_seen_comes_through(task):
+    # The model knows slots, not names: another name in a known sentence changes nothing else.
+    known = dict(_learnt(task))
+    if "%(name)s님, 안녕하세요" in known:
+        assert task.translator.best(["%(user_id)d님, 안녕하세요"]) == ["Hello, %(user_id)d"]
+    if "{0}개 중 {1}개" in known:
+        assert task.translator.best(["{done}개 중 {total}개"]) == ["{total} of {done}"]
+
+
+def test_batch_and_single_give_the_same_text(task):
+    sources = [s for s, _ in PAIRS]
+    translator = Translator(task.model, task.codec, config.Decode(beam=3, n_best=3, max_length=48), 64)
+    together = translator(sources)
+    for source, answers in zip(sources, together, strict=True):
+        (alone,) = translator([source])
+        assert [a.text for a in alone] == [a.text for a in answers]
+        assert [a.score for a in alone] == pytest.approx([a.score for a in answers], rel=1e-4)
+        assert len(answers) == 3
+
+
+def test_loss_is_the_mean_negative_log_likelihood(task):
+    batch = next(task.loader(0, 1))
+    task.model.eval()
+    with torch.no_grad():
+        loss, nll = task.loss(batch)
+        logits = task.model(batch.source.ids, batch.units.ids, batch.source.mask, batch.units.mask)
+        expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="sum")
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(nll, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_packed_batches_give_the_same_loss(tmp_path):
+    sums = []
+    for pack in (False, True):
+        recipe = _recipe(tmp_path)
+        task = translate.build(recipe.model_copy(update={"train": recipe.train.model_copy(update={"pack": pack})}))
+        task.model.eval()
+        loader, total, targets = task.loader(0, 1), 0.0, 0
+        with torch.no_grad():
+            for _ in range(loader.batches_per_epoch):
+                batch = next(loader)
+                total += float(task.loss(batch)[0])
+                targets += batch.real_targets
+        sums.append((targets, total))
+    assert sums[0][0] == sums[1][0]
+    assert sums[0][1] == pytest.approx(sums[1][1], rel=1e-5)
+
+
+def test_building_twice_draws_the_same_model(tmp_path):
+    recipe = _recipe(tmp_path)
+    first, second = translate.build(recipe), translate.build(recipe)
+    for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert first.codec.digest == second.codec.digest
+
+
+def test_validation_measures_held_out_pairs(task):
+    figures = task.validate()
+    assert set(figures) == {"loss", "chrF"}
+    assert 0 <= figures["chrF"] <= 100
+    assert figures["loss"] > 0
+    assert task.samples(5)[0]["source"] == task.validation[0].source
+
+
+def test_evaluation_counts_what_it_leaves_out(task):
+    rows = [Row(s, t, f"test:{n}") for n, (s, t) in enumerate(_learnt(task), 1)]
+    too_long = replace(rows[0], source="파일을 열 수 없습니다 " * 40)
+    found = evaluate(task.translator, [*rows, too_long], rows)
+    assert found.too_long == 1
+    assert found.lost == 0
+    assert found.model.chrf.value == pytest.approx(100)
+    assert found.nearest is not None
+    assert found.nearest.chrf.value == pytest.approx(100)  # it searched these very pairs
+    assert found.copy.chrf.value < 50
+    assert "1 pairs left out" in found.table()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"), [("", "text 1: is empty"), (" \n", "is empty"), ("길다 " * 100, "split it into sentences")]
+)
+def test_what_cannot_be_translated_is_named(task, text, sentence):
+    with pytest.raises(UserError, match=sentence):
+        task.translator([text])
+
+
+def test_an_answer_without_its_placeholder_comes_last(task):
+    slots = task.codec.encode_source("%(a)s").slots
+    (slot,) = slots
+    from jogak.codecs.text import Encoded
+    from jogak.decoding.search import Hypothesis
+
+    lacking = Hypothesis(tuple(task.codec.encode("Hello")), -0.1, -0.1, ended=True)
+    keeping = Hypothesis((slot,), -5.0, -5.0, ended=True)
+    answers = task.translator._answers(Encoded([slot], slots), [lacking, keeping])
+    assert [a.text for a in answers] == ["%(a)s", "Hello"]
+    assert answers[1].lost == ("%(a)s",)
+
+
+def test_a_recipe_that_cannot_be_a_translator(tmp_path):
+    with pytest.raises(UserError, match=r"data\.validation"):
+        translate.build(_recipe(tmp_path, validation=0))
+    recipe = _recipe(tmp_path)
+    decoder = recipe.model.model_copy(update={"topology": "decoder", "encoder": None})
+    with pytest.raises(UserError, match="encoder-decoder"):
+        translate.build(recipe.model_copy(update={"model": decoder}))
