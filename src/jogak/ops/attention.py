@@ -136,7 +136,7 @@ def reference(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | No
 def sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None) -> Tensor:
     """The same through torch's fused kernels, which build no T x S matrix where no mask is needed."""
     mask = None
-    causal = visible.triangle and bias is None
+    causal = bool(visible.triangle and bias is None)  # a plain bool also where sizes are symbols under compile
     if not causal and not visible.everything:
         seen = visible.tile(ALL, ALL, q.device)
         mask = None if seen is None else seen.unsqueeze(1)
