@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -21,6 +21,7 @@ def real_lengths(count: int, seed: int = 0) -> Ints:
     return np.clip(np.stack([source, target], axis=1), 1, 128).astype(np.int64) + 1
 
 
+@settings(deadline=None)
 @given(lengths=lengths_of, slack=st.integers(0, 500))
 def test_rows_hold_every_example_within_budget_and_room(lengths: Ints, slack: int) -> None:
     budget = int(lengths.max(axis=0).sum()) + slack
@@ -34,6 +35,7 @@ def test_rows_hold_every_example_within_budget_and_room(lengths: Ints, slack: in
     assert all(rows)
 
 
+@settings(deadline=None)
 @given(lengths=lengths_of, seed=st.integers(0, 9))
 def test_packing_is_decided_by_lengths_and_order_alone(lengths: Ints, seed: int) -> None:
     order = np.random.default_rng(seed).permutation(len(lengths))

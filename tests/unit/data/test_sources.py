@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -164,6 +164,7 @@ words = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\r
 filled = words.filter(str.strip)
 
 
+@settings(deadline=None)
 @given(rows=st.lists(st.tuples(filled, filled), min_size=1, max_size=5))
 def test_whatever_is_written_is_read(rows: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("written")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from unicodedata import normalize
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jogak.data.sources import Row
@@ -47,6 +47,7 @@ def test_training_rows_can_be_read_again_and_again() -> None:
 short = st.text("ab가나\u1100\u1161 ", min_size=1, max_size=3)
 
 
+@settings(deadline=None)
 @given(
     rows=st.lists(st.tuples(short, short), min_size=1, max_size=40),
     test=st.integers(0, 4),
