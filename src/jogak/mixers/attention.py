@@ -69,7 +69,7 @@ class Attention(Mixer):
         buckets: int = 32,
         max_distance: int = 128,
         bias: bool = True,
-        backend: str = "sdpa",
+        backend: str = "auto",
     ) -> None:
         super().__init__(d_model)
         self.heads = heads
@@ -244,7 +244,7 @@ class CrossAttention(Mixer):
         *,
         d_memory: int | None = None,
         bias: bool = True,
-        backend: str = "sdpa",
+        backend: str = "auto",
     ) -> None:
         super().__init__(d_model)
         self.heads = heads

@@ -1,7 +1,8 @@
 """Scaled dot-product attention: y = softmax(q k^T / sqrt(K) + bias) v over the keys that a query may see.
 
-Three forms of one function (`FORMS`): `reference` in float64 straight from the equation; `tiled`, which shows how
-attention is computed without ever holding T x S numbers; `sdpa`, torch's kernels (flash where they exist).
+Forms of one function (`FORMS`): `reference` in float64 straight from the equation; `tiled`, which shows how
+attention is computed without ever holding T x S numbers; `sdpa`, torch's kernels (flash where they exist); `dense`,
+plain matrix products for training on short sequences; `auto`, the faster of the last two.
 
 Sources: Vaswani et al. 2017 (1706.03762) section 3.2; online softmax, Milakov & Gimelshein 2018 (1805.02867);
 tiling and its backward pass, Dao et al. 2022 (2205.14135) and Dao 2023 (2307.08691); grouped heads, Ainslie et al.
@@ -20,6 +21,8 @@ from torch import Tensor
 
 ALL = slice(None)
 TILE = 128  # queries and keys in one tile: 128 x 128 float32 scores are 64 KiB, an L2 cache's size
+# Queries x keys up to which plain matrix products train faster on a CPU than torch's flash kernels.
+SHORT = {torch.float32: 32 * 32, torch.bfloat16: 160 * 160}
 
 
 class Bias(Protocol):
@@ -154,6 +157,44 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = 
     return y.transpose(1, 2)
 
 
+def dense(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None) -> Tensor:
+    """The same through batched matrix products that hold all T x S weights, in float32 where q is shorter.
+
+    On a CPU the backward pass of torch's flash kernel in bfloat16 takes twice to three times as long as this one at
+    sentence lengths, and products of so few numbers gain nothing from bfloat16.
+    """
+    wide = torch.promote_types(q.dtype, torch.float32)
+    groups = k.shape[2]
+    # Query heads that share keys stand behind one another in one product: [B G (H/G T) K].
+    queries = (q.to(wide) * k.shape[-1] ** -0.5).unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    keys, values = (t.to(wide).transpose(1, 2) for t in (k, v))
+    with torch.autocast(q.device.type, enabled=False):
+        scores = (queries @ keys.transpose(2, 3)).view(q.shape[0], q.shape[2], q.shape[1], -1)
+        if bias is not None:
+            scores = scores + bias.tile(bias.parameter, *visible.positions(q.device)).to(wide)
+        seen = None if visible.everything else visible.tile(ALL, ALL, q.device)
+        if seen is not None:
+            # Adding costs nothing in the backward pass; the lowest number instead of -inf keeps NaN away from queries
+            # that see nothing, whose answer is then made zero.
+            hidden = torch.zeros(seen.shape, dtype=wide, device=q.device).masked_fill_(~seen, torch.finfo(wide).min)
+            scores = scores + hidden.unsqueeze(1)
+        y = scores.softmax(-1).view(*queries.shape[:3], -1) @ values
+    y = y.unflatten(2, (-1, q.shape[1])).permute(0, 3, 1, 2, 4).flatten(2, 3).to(q.dtype)
+    if seen is None:
+        return y
+    blind = ~seen.any(-1)
+    if torch.compiler.is_compiling() or bool(blind.any()):
+        y = y.masked_fill(blind[:, :, None, None], 0)
+    return y
+
+
+def auto(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None) -> Tensor:
+    """`dense` for training on short sequences on a CPU, `sdpa` for everything else."""
+    trains = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    short = visible.queries * visible.keys <= SHORT.get(q.dtype, 0)
+    return (dense if trains and short and q.device.type == "cpu" else sdpa)(q, k, v, visible, bias)
+
+
 def tiled(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None) -> Tensor:
     """The same tile by tile with an online softmax, forward and backward: memory O(B H (T + S)), never T x S.
 
@@ -277,4 +318,4 @@ def _slice(r: range) -> slice:
 
 
 Form = Callable[[Tensor, Tensor, Tensor, Visible, Bias | None], Tensor]
-FORMS: dict[str, Form] = {"reference": reference, "tiled": tiled, "sdpa": sdpa}
+FORMS: dict[str, Form] = {"reference": reference, "tiled": tiled, "sdpa": sdpa, "dense": dense, "auto": auto}

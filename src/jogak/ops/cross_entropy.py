@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 1 << 22  # logits held at a time: 16 MiB of float32, which an L3 cache keeps between the passes over it
+STEP = 128  # a chunk's rows are filled up to a multiple: few shapes, since a bfloat16 kernel is made for each new one
 
 
 def reference(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
@@ -45,29 +46,31 @@ class _Chunked(torch.autograd.Function):
             d_weight = torch.zeros_like(weight) if need else None
             w = weight.to(low)
             loss, nll = hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.float32)
-            rows = max(1, CHUNK // weight.shape[0])
+            rows = max(STEP, CHUNK // weight.shape[0] // STEP * STEP)
             for h, y, dh in zip(
                 hidden.split(rows),
                 targets.unsqueeze(1).split(rows),
                 (d_hidden if d_hidden is not None else hidden).split(rows),
                 strict=True,
             ):
-                h_low = h.to(low)
-                log_p = F.log_softmax(h_low @ w.T, dim=-1, dtype=torch.float32)
-                here = -log_p.gather(1, y).sum()
+                count = len(h)
+                filled = F.pad(h.to(low), (0, 0, 0, -count % STEP))
+                log_p = (filled @ w.T).float().log_softmax(-1)
+                here = -log_p[:count].gather(1, y).sum()
                 nll += here
                 loss += (1 - smoothing) * here
                 if smoothing:
-                    loss -= smoothing * log_p.mean(-1).sum()
+                    loss -= smoothing * log_p[:count].mean(-1).sum()
                 if d_weight is not None:
                     # d loss / d logits = p - (1 - e) [v = y] - e / V
                     grad = log_p.exp_()
                     if smoothing:
                         grad -= smoothing / weight.shape[0]
-                    grad.scatter_add_(1, y, grad.new_full(y.shape, smoothing - 1))
+                    grad[:count].scatter_add_(1, y, grad.new_full(y.shape, smoothing - 1))
+                    grad[count:] = 0
                     grad = grad.to(low)
-                    dh.copy_(grad @ w)
-                    _accumulate(d_weight, grad, h_low)
+                    dh.copy_((grad @ w)[:count])
+                    _accumulate(d_weight, grad, filled)
         ctx.save_for_backward(d_hidden, d_weight)
         ctx.mark_non_differentiable(nll)
         return loss, nll

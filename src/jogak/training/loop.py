@@ -55,6 +55,7 @@ def fit(task: Task, folder: Path, *, resume: bool = False, overwrite: bool = Fal
         step, kept, about = ranks.on_main(start)
         stack.enter_context(generators.untouched(ranks.device))
         stack.enter_context(machine.deterministic(ranks.device))
+        machine.keep_freed_memory()
         stop = Stopper(ranks.world == 1, display.notice)
         trainer = Trainer(task, runs.Run(folder), ranks, stop, display, kept["precision"])
         stack.callback(trainer.close)
