@@ -6,6 +6,8 @@ Legend: N examples, S positions of source and T of target that a row has room fo
 import numpy as np
 from numpy.typing import NDArray
 
+from jogak.errors import UserError
+
 OPEN_ROWS = 64  # rows that still take examples; more find a better fit and take longer
 WINDOW = 512  # examples that are sorted, longest first, before they are placed
 
@@ -15,10 +17,17 @@ Ints = NDArray[np.int64]
 def shape_rows(lengths: Ints, budget: int) -> tuple[int, tuple[int, int]]:
     """How many rows make a batch of at most `budget` positions, and each row's (S, T).
 
-    lengths: [N 2], positions of source and target, special tokens included; each must fit the budget. The room
-    is shared in proportion to the mean lengths; as many rows as then still hold the longest source and target.
+    lengths: [N 2], positions of source and target, special tokens included. The room is shared in proportion to
+    the mean lengths; as many rows as then still hold the longest source and target.
+
+    Raises: UserError if the budget is less than the longest source and the longest target together.
     """
     longest, totals = lengths.max(axis=0), lengths.sum(axis=0)
+    if longest.sum() > budget:
+        raise UserError(
+            f"a packed row must have room for the longest source ({longest[0]}) and the longest target ({longest[1]}); "
+            f"raise train.batch_tokens from {budget} to {longest.sum()} or more, or lower data.max_length"
+        )
     share = totals[0] / totals.sum()
 
     def source_of(room: int) -> int:

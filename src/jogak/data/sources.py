@@ -38,15 +38,24 @@ def read_rows(specs: Sequence[str], source: str, target: str) -> Iterator[Row]:
     Raises: UserError naming file and line for whatever is missing, empty, misspelled or damaged.
     """
     for spec in specs:
+        where = None
         for record, where in _records(spec, (source, target)):
             yield Row(_text(record, source, where), _text(record, target, where), where)
+        _refuse_nothing(spec, where)
 
 
 def read_texts(specs: Sequence[str], field: str = "text") -> Iterator[tuple[str, str]]:
     """(text, where) of the field `field` of all `specs`, for what needs no pairs; streaming."""
     for spec in specs:
+        where = None
         for record, where in _records(spec, (field,)):
             yield _text(record, field, where), where
+        _refuse_nothing(spec, where)
+
+
+def _refuse_nothing(spec: str, last: str | None) -> None:
+    if last is None:
+        raise UserError(f"{spec}: holds no rows; fill it or take it out of data.sources")
 
 
 def _text(record: Record, field: str, where: str) -> str:
@@ -58,9 +67,13 @@ def _text(record: Record, field: str, where: str) -> str:
         raise UserError(f"{where}: field '{field}' holds {_kind(value)}, not text")
     if not value.strip():
         raise UserError(f"{where}: field '{field}' is empty; fill it or remove the row")
+    if not value.isascii() and (found := _SURROGATE.search(value)):
+        code = f"\\u{ord(found[0]):04x}"
+        raise UserError(f"{where}: field '{field}' holds {code}, half a surrogate pair, which is not text; remove it")
     return value
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can spell one; no file could ever hold it again
 _ABSENT = object()
 
 
@@ -88,11 +101,13 @@ def _kind(value: object) -> str:
 
 def _records(spec: str, wanted: Sequence[str]) -> Iterator[tuple[Record, str]]:
     path = Path(spec).expanduser()
+    if not spec.strip():
+        raise UserError("a source is empty text; name a file or a folder in data.sources")
     if spec.startswith("embedded:"):
         yield from _embedded(spec.removeprefix("embedded:"))
-    elif path.is_dir():
+    elif os.path.isdir(path):  # noqa: PTH112  # unlike Path.is_dir, it takes a name of any length
         yield from _several(_tree(path), wanted, spec)
-    elif path.is_file():
+    elif os.path.isfile(path):  # noqa: PTH113
         yield from _file(path, wanted)
     elif has_magic(spec) and (found := _matches(str(path))):
         files = [file for match in found for file in (_tree(match) if match.is_dir() else [match])]
@@ -158,7 +173,7 @@ def _jsonl(path: Path, _: Sequence[str]) -> Iterator[tuple[Record, str]]:
         where = f"{path}:{number}"
         try:
             record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a ValueError alone: a number of over 4300 digits
             raise UserError(f"{where}: not valid JSON ({error}); each line is one object") from None
         if not isinstance(record, dict):
             raise UserError(f"{where}: each line must be one JSON object, found {_kind(record)}")
@@ -200,6 +215,8 @@ def _header(names: list[str], wanted: Sequence[str], where: str) -> list[str]:
         if field not in names:
             hint = _hint(field, dict.fromkeys(names))
             raise UserError(f"{where}: no column '{field}' in the header{hint} (columns: {', '.join(names)})")
+        if names.count(field) > 1:
+            raise UserError(f"{where}: {names.count(field)} columns are called '{field}'; rename all but one")
     return names
 
 
@@ -249,10 +266,11 @@ def _catalogue_fields(path: Path) -> dict[str, str]:
     fields = {"msgid": "msgid", "msgstr": "msgstr"}
     if path.suffix not in _CATALOGUES:
         return {}
-    inside = path.parent.parent.name if path.parent.name == "LC_MESSAGES" else path.parent.name
-    for name in (path.stem, inside):
+    # A file in LC_MESSAGES is named after its program; elsewhere (`po/ko.po`, `ko/app.po`) either may be a language.
+    in_messages = path.parent.name == "LC_MESSAGES"
+    for name in (path.parent.parent.name,) if in_messages else (path.parent.name, path.stem):
         if _LANGUAGE.fullmatch(name):
-            return fields | {"en": "msgid", re.split("[_@-]", name)[0]: "msgstr", name: "msgstr"}
+            fields |= {"en": "msgid", re.split("[_@-]", name)[0]: "msgstr", name: "msgstr"}
     return fields
 
 

@@ -7,6 +7,7 @@ Legend: N examples. A store is a folder:
     store.json      format, counts, and what was left out
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -133,7 +134,7 @@ class TokenStore:
             raise UserError(f"{folder}: a store of another version of jogak or kind of machine; delete it")
         for name in _FILES:
             file = folder / name
-            if not file.is_file() or file.stat().st_size != facts["sizes"][name]:
+            if not file.is_file() or file.stat().st_size != facts.get("sizes", {}).get(name):
                 raise UserError(f"{file}: damaged or truncated; delete {folder} and it is built again")
         tokens, lengths, where, where_ends = (folder / name for name in _FILES)
         return cls(
@@ -179,6 +180,9 @@ def _opened(folder: Path) -> Iterator[Sequence[BinaryIO]]:
     files = [(folder / name).open("wb") for name in _FILES]
     try:
         yield files
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
     finally:
         for file in files:
             file.close()

@@ -1,6 +1,9 @@
 """The builders on small packages and lists of our own; scripts play pip, apt-get and dpkg-deb."""
 
 import json
+import os
+import pty
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -231,6 +234,36 @@ def test_packages_without_a_pair_are_an_error(tmp_path):
     with pytest.raises(UserError, match=r"no ko-en pairs were found \(left out: 1 no letters\)"):
         builders.find("gettext").build(tmp_path / "out", "ko-en", [f"{project}/"])
     assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------- progress
+
+
+def test_progress_is_plain_lines_on_standard_error_where_that_is_no_terminal(tmp_path, capfd):
+    trees = [plant(tmp_path / name, {"ko.po": po(Open="열기", **{name: "가"})}) for name in ("one", "two")]
+    builders.find("gettext").build(tmp_path / "out", "ko-en", [f"{tree}/" for tree in trees])
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert told.err == f"1/2 {trees[0]}/\n2/2 {trees[1]}/\n"
+
+
+def test_the_command_prints_the_path_alone_even_beside_a_terminal(tmp_path):
+    tree = plant(tmp_path / "tree", {"ko.po": po(Open="열기")})
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "jogak", "data", "gettext", f"packages={tree}/", "-o", str(tmp_path / "out")]
+    source = str(Path(builders.__file__).parents[3])
+    environment = {**os.environ, "PYTHONPATH": source, "TERM": "xterm"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=theirs, check=True)
+    os.close(theirs)
+    drawn = b""
+    while True:
+        try:
+            drawn += os.read(ours, 4096)
+        except OSError:  # how Linux says that the other end is closed
+            break
+    os.close(ours)
+    assert done.stdout.decode() == f"{tmp_path / 'out' / 'gettext-ko-en.jsonl'}\n"
+    assert "100%" in drawn.decode() or "0%" in drawn.decode()
 
 
 # ---------------------------------------------------------------- package clients

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.progress import Progress
-
 from jogak.data.builders._corpus import Corpus, Licence, parse_languages, write
 from jogak.data.builders._packages import Apt
+from jogak.data.builders._progress import stages
 from jogak.data.builders._unwrap import Spacing, join
 from jogak.errors import UserError
 
@@ -54,12 +53,11 @@ def build(out: Path, languages: str = "ko-en", packages: Sequence[str] = ()) -> 
     other = pair[0] if pair[1] == "en" else pair[1]
     apt = Apt(out / "downloads" / "debian-lists", languages=(other, "en"))
     corpus = Corpus(pair)
-    with Progress(transient=True) as progress:
-        bar = progress.add_task("apt-get update", total=2)
+    with stages(2) as begin:
+        begin("apt-get update")
         apt.update()
-        progress.update(bar, advance=1, description="joining the descriptions")
+        begin("joining the descriptions")
         collect(corpus, apt.lists, other)
-        progress.advance(bar)
     licence = Licence(NAME, "", "terms: those of each package", (), TERMS)
     return write(corpus, out, f"{NAME}-{languages}", [licence])
 

@@ -8,11 +8,10 @@ versions.
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import Progress
-
 from jogak.data.builders._clean import accelerator_marks
 from jogak.data.builders._corpus import Corpus, Licence, parse_languages, write
 from jogak.data.builders._packages import Fetcher, Package
+from jogak.data.builders._progress import stages
 from jogak.data.embedded import recorded_packages
 from jogak.data.gettext import read_pairs
 from jogak.errors import UserError
@@ -43,14 +42,12 @@ def build(out: Path, languages: str = "ko-en", packages: Sequence[str] = ()) -> 
     fetcher.check(specs)
     corpus = Corpus(pair)
     licences: list[Licence] = []
-    with Progress(transient=True) as progress:
-        bar = progress.add_task("packages", total=len(specs))
+    with stages(len(specs)) as begin:
         for spec in specs:
-            progress.update(bar, description=spec)
+            begin(spec)
             package = fetcher.fetch(spec)
             collect(corpus, package, other)
             licences.append(package.licence)
-            progress.advance(bar)
     return write(corpus, out, f"gettext-{languages}", licences)
 
 
