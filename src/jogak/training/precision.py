@@ -6,11 +6,13 @@ from functools import cache
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 Precision = Literal["float32", "bfloat16"]
 
 CLEARLY = 1.3  # times faster; below that, float32's exactness is worth more
-_BUDGET = 0.05  # seconds for each precision
+_BUDGET = 0.1  # seconds
+_LEAST, _TURNS = 8, 50  # products in each precision, of which the shortest counts
 
 
 def choose(asked: Literal["auto", "float32", "bfloat16"], width: int, device: torch.device) -> Precision:
@@ -27,31 +29,32 @@ def speedup(width: int, device: str, threads: int) -> float:
     threads: part of the cache's key only; torch's present setting is what is measured.
     """
     del threads
-    fast, slow = (_seconds(width, device, d) for d in (torch.bfloat16, torch.float32))
-    return slow / fast
-
-
-def _seconds(width: int, device: str, dtype: torch.dtype) -> float:
-    """The shortest of a few products, so that another process on the machine does not decide."""
-    x = torch.ones(512, width, device=device, dtype=dtype)
-    w = torch.ones(width, 4 * width, device=device, dtype=dtype)
-    best, spent = float("inf"), 0.0
-    for turn in range(50):
-        if spent > _BUDGET and turn >= 2:  # the first one sets up kernels
+    types = (torch.bfloat16, torch.float32)
+    pairs = [
+        (torch.ones(512, width, device=device, dtype=d), torch.ones(width, 4 * width, device=device, dtype=d))
+        for d in types
+    ]
+    for x, w in pairs:
+        _seconds(x, w)  # sets up kernels
+    best, spent = [float("inf")] * 2, 0.0
+    for turn in range(_TURNS):
+        took = [_seconds(x, w) for x, w in pairs]  # in turns, so that what disturbs one disturbs the other
+        best, spent = [min(pair) for pair in zip(best, took, strict=True)], spent + sum(took)
+        if spent > _BUDGET and turn >= _LEAST:
             break
-        _wait(device)
-        start = time.perf_counter()
-        torch.mm(x, w)
-        _wait(device)
-        took = time.perf_counter() - start
-        spent += took
-        if turn > 0:
-            best = min(best, took)
-    return best
+    return best[1] / best[0]
 
 
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
+def _seconds(x: Tensor, w: Tensor) -> float:
+    _wait(x.device)
+    start = time.perf_counter()
+    torch.mm(x, w)
+    _wait(x.device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
