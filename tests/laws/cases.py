@@ -16,12 +16,14 @@ from jogak import registry
 class Case:
     """Arguments by name: `tensors` are cast to the dtype under test and differentiated, `others` are given as is.
 
-    Modules among the others are cast too, and their parameters differentiated.
+    Modules among the others are cast too, and their parameters differentiated. sums: what is given are sums over
+    many positions, which may stay float32.
     """
 
     name: str
     tensors: Mapping[str, Tensor]
     others: Mapping[str, object] = field(default_factory=dict)
+    sums: bool = False
 
     def arguments(self, dtype: torch.dtype) -> tuple[dict[str, object], dict[str, Tensor]]:
         """Fresh keyword arguments, and by name what among them has a gradient."""

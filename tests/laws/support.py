@@ -22,7 +22,7 @@ TOLERANCE = 2e-5  # of the largest entry, in float32; the design allows 1e-4
 
 def noise(*shape: int, seed: int, device: torch.device | str = DEVICE) -> Tensor:
     """Standard normal numbers, the same on every device."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
 
 
 # ---------------------------------------------------------------- comparison

@@ -29,6 +29,9 @@ class Figures:
     def table(self) -> str:
         return "1 held-out pair"
 
+    def shown(self, count: int) -> str:
+        return f" and {count} samples" if count else ""
+
 
 class Recorder:
     """Stands in for jogak.api: notes each call, or raises what it was told to."""
@@ -132,6 +135,8 @@ def test_eval_prints_a_table_or_json_and_writes_each_answer(
 ) -> None:
     assert outcome("eval", "m") == 0
     assert capsys.readouterr().out == "1 held-out pair\n"
+    assert outcome("eval", "m", "--samples", "3") == 0
+    assert capsys.readouterr().out == "1 held-out pair and 3 samples\n"
     assert outcome("eval", "m", "--json", "-o", str(tmp_path / "답.jsonl")) == 0
     assert json.loads(capsys.readouterr().out) == {"pairs": 1, "말": "둘"}
     assert (tmp_path / "답.jsonl").read_text(encoding="utf-8") == '{"source": "저장", "output": "Save"}\n'

@@ -95,6 +95,9 @@ class Alibi(nn.Module):
         distance = (q_positions.unsqueeze(2) - k_positions.unsqueeze(1)).abs().unsqueeze(1)
         return -self.slopes(distance.device).view(1, -1, 1, 1) * distance
 
+    def gradient(self, parameter: Tensor, q_positions: Tensor, k_positions: Tensor, grad: Tensor) -> Tensor:
+        raise NotImplementedError("ALiBi learns nothing")
+
 
 class T5Bias(nn.Module):
     """Add a learned number for each head and bucket of distances: buckets are exact when near, logarithmic when far.
@@ -115,7 +118,13 @@ class T5Bias(nn.Module):
     def tile(self, parameter: Tensor | None, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         assert parameter is not None
         ahead = k_positions.unsqueeze(1) - q_positions.unsqueeze(2)
-        return parameter[self.bucket(ahead)].permute(0, 3, 1, 2)
+        # In float32: many distances share a bucket, and their gradients are added up.
+        return parameter.to(torch.promote_types(parameter.dtype, torch.float32))[self.bucket(ahead)].permute(0, 3, 1, 2)
+
+    def gradient(self, parameter: Tensor, q_positions: Tensor, k_positions: Tensor, grad: Tensor) -> Tensor:
+        bucket = self.bucket(k_positions.unsqueeze(1) - q_positions.unsqueeze(2))
+        rows = grad.sum_to_size(bucket.shape[0], *grad.shape[1:]).permute(0, 2, 3, 1).flatten(0, 2)  # [N H]
+        return torch.zeros_like(parameter).index_add_(0, bucket.flatten(), rows.to(parameter.dtype))
 
     def bucket(self, ahead: Tensor) -> Tensor:
         """The bucket of a key that lies `ahead` positions after its query."""

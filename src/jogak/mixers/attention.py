@@ -96,7 +96,7 @@ class Attention(Mixer):
 
     @property
     def state_grows(self) -> bool:
-        return self.window is None
+        return self.causal and self.window is None
 
     def init_state(
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -296,20 +296,7 @@ class CrossAttention(Mixer):
         seen = x.shape[1] + (state.seen if state is not None else 0)
         if state is not None and "k" in state:
             return State(state, seen=seen, owner="CrossAttention")
-        memory = context.memory
-        if memory is None:
-            raise UserError("CrossAttention: there is no memory to read; give context.memory at the first call")
-        if memory.dim() != 3 or memory.shape[2] != self.d_memory or x.shape[0] % memory.shape[0]:
-            raise UserError(
-                f"CrossAttention: memory must be [rows, length, {self.d_memory}] with a number of rows that divides "
-                f"{x.shape[0]}, got {list(memory.shape)}"
-            )
-        mask = context.memory_mask
-        if mask is not None and (mask.shape != memory.shape[:2] or mask.dtype != torch.bool):
-            raise UserError(
-                f"CrossAttention: memory_mask must be bool {list(memory.shape[:2])}, "
-                f"got {mask.dtype} {list(mask.shape)}"
-            )
+        memory, mask = self.check_memory(x, context, self.d_memory), context.memory_mask
         kv = self.kv(silence(memory, mask)).unflatten(-1, (-1, self.head_dim))
         k, v = kv.chunk(2, dim=2)
         held = {"k": k, "v": v}

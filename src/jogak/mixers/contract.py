@@ -128,12 +128,21 @@ class State(Mapping[str, Tensor]):
         return result
 
     def last(self, count: int, *names: str) -> "State":
-        """The same state with only the last `count` places of the tensors `names` ([B n ...]), without a copy."""
+        """The same state with only the last `count` places of the tensors `names` ([B n ...]).
+
+        They stay views of a buffer that is not much larger; otherwise they are copied, so that what is forgotten
+        is freed.
+        """
         result = State(self._tensors, seen=self.seen, owner=self.owner)
+        result._buffers, result._ends = dict(self._buffers), self._ends
         for name in names:
             tensor = self._tensors[name]
-            result._tensors[name] = tensor[:, max(0, tensor.shape[1] - count) :]
-        result._buffers, result._ends = self._buffers, self._ends
+            kept = tensor[:, max(0, tensor.shape[1] - count) :]
+            buffer = self._buffers.get(name)
+            if buffer is None or buffer.storage.shape[1] > 4 * (count + 8):
+                kept = kept.clone()
+                result._buffers.pop(name, None)
+            result._tensors[name] = kept
         return result
 
     def _room(self, name: str, old: Tensor, fresh: Tensor) -> tuple[_Buffer, int]:
@@ -169,8 +178,19 @@ def _unflatten(tensors: Any, extra: tuple[tuple[str, ...], int, str]) -> State: 
     return State(dict(zip(names, tensors, strict=True)), seen=seen, owner=owner)
 
 
+def _flatten_with_keys(state: State) -> tuple[list[tuple[Any, Tensor]], tuple[tuple[str, ...], int, str]]:
+    tensors, extra = _flatten(state)
+    return [(_pytree.MappingKey(n), t) for n, t in zip(state, tensors, strict=True)], extra
+
+
 # torch.export and torch.compile see a state as the tensors it holds.
-_pytree.register_pytree_node(State, _flatten, _unflatten, serialized_type_name="jogak.State")
+_pytree.register_pytree_node(
+    State,
+    _flatten,
+    _unflatten,
+    serialized_type_name="jogak.State",
+    flatten_with_keys_fn=_flatten_with_keys,
+)
 
 
 class Mixer(nn.Module):
@@ -229,11 +249,41 @@ class Mixer(nn.Module):
                 raise UserError(f"{name}: context.{field} must be {list(x.shape[:2])}, got {list(tensor.shape)}")
         if context.mask is not None and context.mask.dtype != torch.bool:
             raise UserError(f"{name}: context.mask must be bool (True = a real position), got {context.mask.dtype}")
+        for field in ("positions", "segments"):
+            tensor = getattr(context, field)
+            if tensor is not None and not is_whole(tensor):
+                raise UserError(f"{name}: context.{field} must be whole numbers (int64), got {tensor.dtype}")
         if state is None:
             return
         if state.owner != name:
             raise UserError(f"{name}: the state belongs to {state.owner or 'no mixer'}; start from init_state()")
         self.check_state(x, state)
+
+    def check_memory(self, x: Tensor, context: Context, d_memory: int) -> Tensor:
+        """context.memory [M S d_memory], where it and what belongs to it fit x; what a cross-mixer reads first.
+
+        Raises: UserError.
+        """
+        name, memory = type(self).__name__, context.memory
+        if memory is None:
+            raise UserError(f"{name}: there is no memory to read; give context.memory at the first call")
+        fits = memory.dim() == 3 and memory.shape[2] == d_memory and 0 not in memory.shape
+        if not fits or x.shape[0] % memory.shape[0]:
+            raise UserError(
+                f"{name}: memory must be [rows, length, {d_memory}], at least 1 long, with a number of rows that "
+                f"divides {x.shape[0]}, got {list(memory.shape)}"
+            )
+        shape, mask, segments = memory.shape[:2], context.memory_mask, context.memory_segments
+        if mask is not None and (mask.shape != shape or mask.dtype != torch.bool):
+            raise UserError(
+                f"{name}: memory_mask must be bool {list(shape)} (True = a real position), "
+                f"got {mask.dtype} {list(mask.shape)}"
+            )
+        if segments is not None and (segments.shape != shape or not is_whole(segments)):
+            raise UserError(
+                f"{name}: memory_segments must be int64 {list(shape)}, got {segments.dtype} {list(segments.shape)}"
+            )
+        return memory
 
     def check_state(self, x: Tensor, state: State) -> None:
         """Refuse a state of another batch size or dtype; tensors of whole numbers have no say in dtype."""
@@ -246,6 +296,11 @@ class Mixer(nn.Module):
                 )
             if tensor.is_floating_point() and tensor.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
                 raise UserError(f"{name}: the state's '{key}' is {tensor.dtype} and x is {x.dtype}; make them the same")
+
+
+def is_whole(tensor: Tensor) -> bool:
+    """Whether it holds whole numbers."""
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 def silence(x: Tensor, mask: Tensor | None) -> Tensor:

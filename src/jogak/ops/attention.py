@@ -37,6 +37,10 @@ class Bias(Protocol):
         """q_positions [B T], k_positions [B S] (or [1 ..]) -> [B H T S] (or [1 H T S])."""
         ...
 
+    def gradient(self, parameter: Tensor, q_positions: Tensor, k_positions: Tensor, grad: Tensor) -> Tensor:
+        """The gradient of `parameter` where that of this tile's scores [B H T S] is `grad`; for what is learned."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Visible:
@@ -139,7 +143,8 @@ def reference(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | No
 def sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None) -> Tensor:
     """The same through torch's fused kernels, which build no T x S matrix where no mask is needed."""
     mask = None
-    causal = bool(visible.triangle and bias is None)  # a plain bool also where sizes are symbols under compile
+    # By `if`, which under compile makes a plain bool of a comparison of symbolic sizes.
+    causal = True if visible.triangle and bias is None else False  # noqa: SIM210
     if not causal and not visible.everything:
         seen = visible.tile(ALL, ALL, q.device)
         mask = None if seen is None else seen.unsqueeze(1)
@@ -307,10 +312,9 @@ class _Tiles:
     def bias_gradient(self, rows: range, columns: range, d_scores: Tensor) -> Tensor:
         """What this tile adds to the gradient of the bias's parameter."""
         assert self.parameter is not None
-        with torch.enable_grad():
-            parameter = self.parameter.detach().requires_grad_()
-            bias = self._bias(parameter, rows, columns)
-            return torch.autograd.grad(bias, parameter, d_scores.sum_to_size(bias.shape).to(bias.dtype))[0]
+        assert self.bias is not None
+        q_positions, k_positions = self.visible.positions(self.q.device)
+        return self.bias.gradient(self.parameter, q_positions[:, _slice(rows)], k_positions[:, _slice(columns)], d_scores)
 
 
 def _slice(r: range) -> slice:
