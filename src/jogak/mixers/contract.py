@@ -202,6 +202,7 @@ class Mixer(nn.Module):
 
     causal_only: ClassVar[bool] = False  # cannot look ahead; an encoder wraps it in Bidirectional
     supports_cross: ClassVar[bool] = False  # reads context.memory
+    wide: ClassVar[frozenset[str]] = frozenset()  # of the state: kept in float32 where x is narrower
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
@@ -286,7 +287,10 @@ class Mixer(nn.Module):
         return memory
 
     def check_state(self, x: Tensor, state: State) -> None:
-        """Refuse a state of another batch size or dtype; tensors of whole numbers have no say in dtype."""
+        """Refuse a state of another batch size or dtype; tensors of whole numbers have no say in dtype.
+
+        What a recurrence adds to many times (`wide`) is float32 at least, whatever x is.
+        """
         name = type(self).__name__
         for key, tensor in state.items():
             if tensor.shape[0] != x.shape[0]:
@@ -294,8 +298,12 @@ class Mixer(nn.Module):
                     f"{name}: the state's '{key}' holds {tensor.shape[0]} rows and x has {x.shape[0]}; "
                     "use state.reorder or init_state for this batch"
                 )
-            if tensor.is_floating_point() and tensor.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
-                raise UserError(f"{name}: the state's '{key}' is {tensor.dtype} and x is {x.dtype}; make them the same")
+            wanted = torch.promote_types(x.dtype, torch.float32) if key in self.wide else x.dtype
+            if tensor.is_floating_point() and tensor.dtype != wanted and not torch.is_autocast_enabled(x.device.type):
+                raise UserError(
+                    f"{name}: the state's '{key}' is {tensor.dtype} and x is {x.dtype}; start from init_state with "
+                    "x's dtype"
+                )
 
 
 def is_whole(tensor: Tensor) -> bool:

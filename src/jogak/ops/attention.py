@@ -314,7 +314,9 @@ class _Tiles:
         assert self.parameter is not None
         assert self.bias is not None
         q_positions, k_positions = self.visible.positions(self.q.device)
-        return self.bias.gradient(self.parameter, q_positions[:, _slice(rows)], k_positions[:, _slice(columns)], d_scores)
+        return self.bias.gradient(
+            self.parameter, q_positions[:, _slice(rows)], k_positions[:, _slice(columns)], d_scores
+        )
 
 
 def _slice(r: range) -> slice:
