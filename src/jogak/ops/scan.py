@@ -215,13 +215,10 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: torch.autograd.function.BackwardCFunction, dh: Tensor, dlast: Tensor
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         a, h, h0 = ctx.saved_tensors
-        dh, dlast = dh.contiguous(), dlast.contiguous()
-        form = ctx.form  # pyright: ignore[reportAttributeAccessIssue]
-        if form == "numba":
+        dh, dlast = (g.contiguous() for g in gradients)
+        if ctx.form == "numba":
             return *_numba_scan.backward(a, h, h0, dh, dlast), None
         later = torch.cat([torch.ones_like(a[:, :1]), a[:, 1:].flip(1).conj().resolve_conj()], 1)
         g = _run(ctx.form, later, dh.flip(1), dlast)[0].flip(1)
