@@ -215,7 +215,10 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides the parameters' names
+        ctx: Any,  # noqa: ANN401  # autograd's own context
+        *gradients: Tensor,
+    ) -> tuple[Tensor | None, ...]:
         a, h, h0 = ctx.saved_tensors
         dh, dlast = (g.contiguous() for g in gradients)
         if ctx.form == "numba":
