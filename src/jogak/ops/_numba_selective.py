@@ -10,207 +10,185 @@ Legend: B batch, T time, D channels, N state, W channels of a block, L length of
 
 import numpy as np
 import torch
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 from torch import Tensor
 
 from jogak.ops._compiled import Kernel, jit
+from jogak.ops._vectors import W, advance, again, back, exp2
 
-W = 64  # 16 states of as many channels are 4 KiB
 L = 32  # the states and decays of a chunk, 256 KiB, stay in the second cache
 
 LOG2E = np.float32(1.4426950408889634)
-MAGIC = np.float32(1.5 * 2**23)  # what is added to it is rounded to a whole number, in the lowest bits
-# 2^f = 1 + P1 f + ... for f in [-1/2, 1/2], of least relative error: 9.1e-8
-P1, P2, P3, P4, P5 = (np.float32(x) for x in (0.693147, 0.24022242, 0.055507336, 0.009671514, 0.001326472))
-
-
-@intrinsic
-def _bits(typing, x):  # noqa: ANN001, ANN202 (numba's signature)
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.int32(types.float32), generate
-
-
-@intrinsic
-def _float(typing, x):  # noqa: ANN001, ANN202 (numba's signature)
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.int32), generate
-
-
-@jit
-def _exp2(x):  # noqa: ANN001, ANN202
-    """2^x for -126 <= x <= 126: a polynomial for the fraction, whose exponent the whole part is added to."""
-    x = min(max(x, np.float32(-126)), np.float32(126))
-    whole = x + MAGIC
-    f = x - (whole - MAGIC)
-    p = ((((P5 * f + P4) * f + P3) * f + P2) * f + P1) * f + np.float32(1)
-    return _float(np.int32(_bits(p) + np.int32(_bits(whole) << np.int32(23))))
 
 
 @jit
 def _sigmoid(x):  # noqa: ANN001, ANN202
-    return np.float32(1) / (np.float32(1) + _exp2(-x * LOG2E))
-
-
-@jit
-def _load(block, source, low, high):  # noqa: ANN001, ANN202
-    for i in range(high - low):
-        block[i] = source[low + i]
+    return np.float32(1) / (np.float32(1) + exp2(-x * LOG2E))
 
 
 def _forward(first, last, x, dt, a, b, c, d, z, h0, starts, lengths, y, bounds, end) -> None:  # noqa: ANN001
-    width, states, gated, reset = x.shape[2], a.shape[0], z.shape[0] > 0, starts.shape[0] > 0
+    length, width, states, gated, reset = x.shape[1], x.shape[2], a.shape[0], z.shape[0] > 0, starts.shape[0] > 0
     kept = bounds.shape[1] > 0
     blocks = (width + W - 1) // W
     h, rate = np.zeros((states, W), np.float32), np.zeros((states, W), np.float32)
-    xs, steps, inputs, ys = np.zeros((4, W), np.float32)
+    xs, steps, inputs, ys = (
+        np.zeros(W, np.float32),
+        np.zeros(W, np.float32),
+        np.zeros(W, np.float32),
+        np.zeros(W, np.float32),
+    )
     for task in range(first, last):
         row, low = task // blocks, (task % blocks) * W
-        high = min(width, low + W)
+        count = min(width - low, W)
         for n in range(states):
-            for i in range(high - low):
+            for i in range(count):
                 h[n, i] = h0[row, n, low + i]
                 rate[n, i] = a[n, low + i] * LOG2E
+            h[n, count:] = np.float32(0)
+        xs[count:] = np.float32(0)
+        steps[count:] = np.float32(0)
         for t in range(lengths[row]):
             if kept and t % L == 0:
                 for n in range(states):
-                    for i in range(high - low):
+                    for i in range(count):
                         bounds[row, t // L, n, low + i] = h[n, i]
             if reset and starts[row, t]:
                 h[:] = np.float32(0)
-            _load(xs, x[row, t], low, high)
-            _load(steps, dt[row, t], low, high)
+            for i in range(count):
+                xs[i] = x[row, t, low + i]
+                steps[i] = dt[row, t, low + i]
             for i in range(W):
                 inputs[i] = steps[i] * xs[i]
-                ys[i] = np.float32(0)
-            for n in range(states):
-                bn, cn = b[row, t, n], c[row, t, n]
-                for i in range(W):
-                    value = _exp2(steps[i] * rate[n, i]) * h[n, i] + inputs[i] * bn
-                    h[n, i] = value
-                    ys[i] += cn * value
-            for i in range(high - low):
-                value = ys[i] + d[low + i] * xs[i]
-                if gated:
+            advance(h, rate, b, c, steps, inputs, ys, states, (row * length + t) * states)
+            if gated:
+                for i in range(count):
                     gate = z[row, t, low + i]
-                    value *= gate * _sigmoid(gate)
-                y[row, t, low + i] = value
-        for t in range(lengths[row], x.shape[1]):
-            y[row, t, low:high] = np.float32(0)
+                    y[row, t, low + i] = (ys[i] + d[low + i] * xs[i]) * gate * _sigmoid(gate)
+            else:
+                for i in range(count):
+                    y[row, t, low + i] = ys[i] + d[low + i] * xs[i]
+        for t in range(lengths[row], length):
+            y[row, t, low : low + count] = np.float32(0)
         for n in range(states):
-            for i in range(high - low):
+            for i in range(count):
                 end[row, n, low + i] = h[n, i]
 
 
 def _backward(
-    first, last, x, dt, a, b, c, d, z, starts, lengths, bounds, dy, dx, ddt, da, db, dc, dd, dz, carried
-) -> None:  # noqa: ANN001
+    first,  # noqa: ANN001
+    last,  # noqa: ANN001
+    x,  # noqa: ANN001
+    dt,  # noqa: ANN001
+    a,  # noqa: ANN001
+    b,  # noqa: ANN001
+    c,  # noqa: ANN001
+    d,  # noqa: ANN001
+    z,  # noqa: ANN001
+    starts,  # noqa: ANN001
+    lengths,  # noqa: ANN001
+    bounds,  # noqa: ANN001
+    dy,  # noqa: ANN001
+    dx,  # noqa: ANN001
+    ddt,  # noqa: ANN001
+    da,  # noqa: ANN001
+    db,  # noqa: ANN001
+    dc,  # noqa: ANN001
+    dd,  # noqa: ANN001
+    dz,  # noqa: ANN001
+    carried,  # noqa: ANN001
+) -> None:
     """da [B N D], dd [B D], db and dc [B blocks T N] are summed afterwards; carried [B N D]: of the end, then of h0."""
-    width, states, gated, reset = x.shape[2], a.shape[0], z.shape[0] > 0, starts.shape[0] > 0
+    length, width, states, gated, reset = x.shape[1], x.shape[2], a.shape[0], z.shape[0] > 0, starts.shape[0] > 0
     blocks = (width + W - 1) // W
     hs, decays = np.zeros((L + 1, states, W), np.float32), np.zeros((L, states, W), np.float32)
-    rate, g, drate = np.zeros((3, states, W), np.float32)
-    xs, steps, inputs, dys, dins, dsteps, ys, dds = np.zeros((8, W), np.float32)
+    scaled, rate = np.zeros((states, W), np.float32), np.zeros((states, W), np.float32)
+    g, drate = np.zeros((states, W), np.float32), np.zeros((states, W), np.float32)
+    vectors, xs = np.zeros((6, W), np.float32), np.zeros(W, np.float32)
+    steps, inputs, dys, dins, dsteps, ys = vectors[0], vectors[1], vectors[2], vectors[3], vectors[4], vectors[5]
+    dds = np.zeros(W, np.float32)
     for task in range(first, last):
         row, block = task // blocks, task % blocks
-        low, high = block * W, min(width, block * W + W)
+        low = block * W
+        count = min(width - low, W)
+        vectors[:, count:] = np.float32(0)
+        xs[count:] = np.float32(0)
+        hs[0] = np.float32(0)
         dds[:] = np.float32(0)
         drate[:] = np.float32(0)
-        xs[:] = np.float32(0)
-        steps[:] = np.float32(0)
-        dys[:] = np.float32(0)
+        g[:] = np.float32(0)
         for n in range(states):
-            for i in range(high - low):
+            for i in range(count):
                 rate[n, i] = a[n, low + i]
+                scaled[n, i] = a[n, low + i] * LOG2E
                 g[n, i] = carried[row, n, low + i]
-            for i in range(high - low, W):
-                rate[n, i] = np.float32(0)
-                g[n, i] = np.float32(0)
+        db[row, block] = np.float32(0)
+        dc[row, block] = np.float32(0)
         for chunk in range((lengths[row] + L - 1) // L - 1, -1, -1):
             begin, stop = chunk * L, min(lengths[row], chunk * L + L)
             for n in range(states):
-                for i in range(high - low):
+                for i in range(count):
                     hs[0, n, i] = bounds[row, chunk, n, low + i]
             for t in range(begin, stop):
-                k = t - begin
-                _load(xs, x[row, t], low, high)
-                _load(steps, dt[row, t], low, high)
-                for i in range(W):
-                    inputs[i] = steps[i] * xs[i]
-                    steps[i] *= LOG2E
-                if reset and starts[row, t]:
-                    decays[k] = np.float32(0)
+                for i in range(count):
+                    steps[i] = dt[row, t, low + i]
+                    inputs[i] = steps[i] * x[row, t, low + i]
+                again(hs, decays, scaled, b, steps, inputs, states, (row * length + t) * states, t - begin)
+                if reset and starts[row, t]:  # nothing comes from before
+                    decays[t - begin] = np.float32(0)
                     for n in range(states):
                         for i in range(W):
-                            hs[k + 1, n, i] = inputs[i] * b[row, t, n]
-                    continue
-                for n in range(states):
-                    bn = b[row, t, n]
-                    for i in range(W):
-                        decay = _exp2(steps[i] * rate[n, i])
-                        decays[k, n, i] = decay
-                        hs[k + 1, n, i] = decay * hs[k, n, i] + inputs[i] * bn
+                            hs[t - begin + 1, n, i] = inputs[i] * b[row, t, n]
             for t in range(stop - 1, begin - 1, -1):
-                k = t - begin
-                _load(xs, x[row, t], low, high)
-                _load(steps, dt[row, t], low, high)
-                _load(dys, dy[row, t], low, high)
+                for i in range(count):
+                    xs[i] = x[row, t, low + i]
+                    steps[i] = dt[row, t, low + i]
+                    dys[i] = dy[row, t, low + i]
                 if gated:
-                    for i in range(high - low):
+                    for i in range(count):
                         gate = z[row, t, low + i]
                         dys[i] *= gate * _sigmoid(gate)
                 for i in range(W):
                     inputs[i] = steps[i] * xs[i]
-                    dins[i] = np.float32(0)
-                    dsteps[i] = np.float32(0)
-                    ys[i] = np.float32(0)
-                for n in range(states):
-                    bn, cn = b[row, t, n], c[row, t, n]
-                    of_b, of_c = np.float32(0), np.float32(0)
-                    for i in range(W):
-                        now = g[n, i] + cn * dys[i]
-                        of_b += now * inputs[i]
-                        of_c += dys[i] * hs[k + 1, n, i]
-                        ys[i] += cn * hs[k + 1, n, i]
-                        dins[i] += now * bn
-                        now *= decays[k, n, i]
-                        g[n, i] = now
-                        of_rate = now * hs[k, n, i]
-                        dsteps[i] += of_rate * rate[n, i]
-                        drate[n, i] += of_rate * steps[i]
-                    db[row, block, t, n] = of_b
-                    dc[row, block, t, n] = of_c
-                for i in range(high - low):
-                    j = low + i
-                    if gated:
-                        gate = z[row, t, j]
+                place = (row * length + t) * states
+                back(
+                    g,
+                    hs,
+                    decays,
+                    rate,
+                    drate,
+                    b,
+                    c,
+                    db,
+                    dc,
+                    vectors,
+                    states,
+                    place,
+                    t - begin,
+                    ((row * blocks + block) * length + t) * states,
+                )
+                for i in range(count):
+                    dx[row, t, low + i] = dins[i] * steps[i] + d[low + i] * dys[i]
+                    ddt[row, t, low + i] = dins[i] * xs[i] + dsteps[i]
+                    dds[i] += dys[i] * xs[i]
+                if gated:
+                    for i in range(count):
+                        gate = z[row, t, low + i]
                         s = _sigmoid(gate)
                         slope = s * (np.float32(1) + gate * (np.float32(1) - s))
-                        dz[row, t, j] = dy[row, t, j] * (ys[i] + d[j] * xs[i]) * slope
-                    dx[row, t, j] = dins[i] * steps[i] + d[j] * dys[i]
-                    ddt[row, t, j] = dins[i] * xs[i] + dsteps[i]
-                    dds[i] += dys[i] * xs[i]
-        for t in range(lengths[row], x.shape[1]):
-            dx[row, t, low:high] = np.float32(0)
-            ddt[row, t, low:high] = np.float32(0)
-            db[row, block, t] = np.float32(0)
-            dc[row, block, t] = np.float32(0)
+                        dz[row, t, low + i] = dy[row, t, low + i] * (ys[i] + d[low + i] * xs[i]) * slope
+        for t in range(lengths[row], length):
+            dx[row, t, low : low + count] = np.float32(0)
+            ddt[row, t, low : low + count] = np.float32(0)
             if gated:
-                dz[row, t, low:high] = np.float32(0)
-        for i in range(high - low):
+                dz[row, t, low : low + count] = np.float32(0)
+        for i in range(count):
             dd[row, low + i] = dds[i]
         for n in range(states):
-            for i in range(high - low):
+            for i in range(count):
                 da[row, n, low + i] = drate[n, i]
                 carried[row, n, low + i] = g[n, i]
 
 
-FORWARD, BACKWARD = Kernel(_forward), Kernel(_backward, reorder=True)
+FORWARD, BACKWARD = Kernel(_forward), Kernel(_backward)
 
 NOTHING = torch.empty(0, 0, 0)
 
