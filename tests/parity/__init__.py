@@ -1,0 +1,1 @@
+"""The same numbers as what others wrote, from the same weights."""
