@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+GRAIN = 1 << 16  # steps of a loop that are worth a thread's start
 AVAILABLE = find_spec("numba") is not None
 
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}  # by process (a fork has no threads of its parent's) and size
@@ -23,19 +24,19 @@ class Kernel:
     Compiled code is kept beside the source, or in the user's cache where that folder cannot be written, or nowhere.
     """
 
-    def __init__(self, function: Callable[..., None]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., None], *, reorder: bool = False) -> None:
+        self.function, self.reorder = function, reorder
         self._compiled: Callable[..., None] | None = None
 
     @property
     def compiled(self) -> Callable[..., None]:
         if self._compiled is None:
-            self._compiled = jit(self.function)
+            self._compiled = jit(self.function, reorder=self.reorder)
         return self._compiled
 
-    def __call__(self, tasks: int, *arrays: Any) -> None:  # noqa: ANN401 (what numba takes)
-        """Do `tasks` tasks on as many threads as torch would use."""
-        run, threads = self.compiled, min(torch.get_num_threads(), tasks)
+    def __call__(self, tasks: int, *arrays: Any, work: int = GRAIN**2) -> None:  # noqa: ANN401 (what numba takes)
+        """Do `tasks` tasks on as many threads as torch would use, fewer where there is little `work` (in steps)."""
+        run, threads = self.compiled, min(torch.get_num_threads(), tasks, max(1, work // GRAIN))
         if threads < 2:
             run(0, tasks, *arrays)
             return
@@ -47,11 +48,15 @@ class Kernel:
             other.result()
 
 
-def jit(function: Callable[..., None]) -> Callable[..., None]:
-    """The function compiled by numba, without the interpreter's lock; products and sums may fuse."""
+def jit(function: Callable[..., Any], *, reorder: bool = False) -> Callable[..., Any]:
+    """The function compiled by numba, without the interpreter's lock; products and sums may fuse.
+
+    reorder: whether sums may be added up in another order than is written, as vector instructions do.
+    """
     import numba
 
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+    allowed = {"contract", "reassoc", "nsz"} if reorder else {"contract"}
+    options: dict[str, Any] = {"nogil": True, "fastmath": allowed, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder for the cache can be written

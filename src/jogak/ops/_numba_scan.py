@@ -56,7 +56,8 @@ def _tasks(b: Tensor) -> int:
 def forward(a: Tensor, b: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
     """a, b [B T C], h0 [B C], contiguous -> h [B T C], the last of them [B C]."""
     h, end = torch.empty_like(b), torch.empty_like(h0)
-    FORWARD(_tasks(b), *(x.detach().numpy() for x in (a, b, h0, h, end)))
+    if b.device.type != "meta":
+        FORWARD(_tasks(b), *(x.detach().numpy() for x in (a, b, h0, h, end)), work=b.numel())
     return h, end
 
 
@@ -65,5 +66,6 @@ def backward(a: Tensor, h: Tensor, h0: Tensor, dh: Tensor, dend: Tensor) -> tupl
     da, db, carried = torch.empty_like(h), torch.empty_like(h), dend.clone()
     if h.is_complex():
         a, h, h0 = (x.conj().resolve_conj() for x in (a, h, h0))
-    BACKWARD(_tasks(h), *(x.detach().numpy() for x in (a, h, h0, dh, da, db, carried)))
+    if h.device.type != "meta":
+        BACKWARD(_tasks(h), *(x.detach().numpy() for x in (a, h, h0, dh, da, db, carried)), work=h.numel())
     return da, db, carried

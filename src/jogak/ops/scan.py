@@ -136,7 +136,7 @@ def auto(a: Tensor, b: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
         a, b, h0, kind = _same(a, b, h0)
         h = (_times(a[:, 0], h0, matrix) + b[:, 0]).to(kind)
         return h.unsqueeze(1), h
-    if matrix or torch.compiler.is_compiling() or b.device.type == "meta":
+    if matrix or torch.compiler.is_compiling():
         return associative(a, b, h0)
     return fused(a, b, h0)
 
@@ -186,7 +186,7 @@ def _chunked(a: Tensor, b: Tensor, h0: Tensor) -> tuple[Tensor, Tensor]:
 
 def _kernel(b: Tensor) -> str:
     """Which form with a gradient of its own is fastest for b."""
-    if b.device.type == "cpu" and _compiled.AVAILABLE:
+    if b.device.type in ("cpu", "meta") and _compiled.AVAILABLE:  # on meta, only what it would allocate
         return "numba"
     if b.device.type == "cuda" and find_spec("triton") and not b.is_complex():
         return "triton"
