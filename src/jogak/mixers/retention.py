@@ -86,10 +86,9 @@ class Retention(Mixer):
         documents = Documents.in_place((x.shape[0], x.shape[1]), context.mask, context.segments, state["segment"])
         counted, count = documents.count(state["count"])
         positions = counted if context.positions is None else documents.take(context.positions)
-        sizes = (self.keys, self.keys, self.values, self.values)
-        q, k, v, gate = self.inner(documents.take(x)).split(sizes, dim=2)
-        q, k, v = (part.unflatten(2, (self.heads, -1)) for part in (q, k, v))
-        q, k = self.rotary(q, positions), self.rotary(k, positions) * q.shape[3] ** -0.5
+        turned, v, gate = self.inner(documents.take(x)).split((2 * self.keys, self.values, self.values), dim=2)
+        q, k = self.rotary(turned.unflatten(2, (2 * self.heads, -1)), positions).chunk(2, dim=2)
+        k, v = k * k.shape[3] ** -0.5, v.unflatten(2, (self.heads, -1))
         form = FORMS[self.backend]
         y, after = form(q, k, v, self.decay(state["sum"]), state["sum"], documents.starts, documents.lengths)
         y = documents.put(self.out(F.silu(gate) * self._normed(y).flatten(2)))

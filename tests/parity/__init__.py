@@ -1,1 +1,0 @@
-"""The same numbers as what others wrote, from the same weights."""
