@@ -53,7 +53,7 @@ class FeedForward(Strict):
     """The part of a block that works on each position alone."""
 
     width: Positive | None = None  # None: 4 * the model's width
-    activation: Literal["relu", "gelu", "gelu_tanh", "silu", "geglu", "swiglu", "reglu"] = "relu"
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu", "geglu", "geglu_tanh", "swiglu", "reglu"] = "relu"
     bias: bool = True
 
 

@@ -48,9 +48,10 @@ class Attention(Mixer):
     """y = concat_h(softmax(q_h k_h^T / sqrt(K)) v_h) W_o with q, k, v = x W_q, x W_k, x W_v: [B T D] -> [B T D].
 
     heads, kv_heads: query heads and key/value heads (kv_heads=1: multi-query; between: grouped). window: see only
-    positions less than so far away. position: 'rotary' turns queries and keys, 'alibi' and 't5' add to the scores;
-    positions that are added to embeddings are the model's. backend: a form of ops.attention. State: keys and values
-    of the positions seen, of the last window - 1 where there is a window.
+    positions less than so far away. position: 'rotary' turns queries and keys (rotary_dim: so many numbers of a head,
+    all where not given), 'alibi' and 't5' add to the scores; positions that are added to embeddings are the model's.
+    bias: of the projections; out_bias: of W_o, like bias where not given. backend: a form of ops.attention. State: keys
+    and values of the positions seen, of the last window - 1 where there is a window.
 
     Raises: UserError for sizes that do not fit.
     """
@@ -66,9 +67,11 @@ class Attention(Mixer):
         window: int | None = None,
         position: Position = "none",
         rotary_base: float = 10000.0,
+        rotary_dim: int | None = None,
         buckets: int = 32,
         max_distance: int = 128,
         bias: bool = True,
+        out_bias: bool | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__(d_model)
@@ -79,8 +82,8 @@ class Attention(Mixer):
         self.is_causal, self.window = causal, window
         self.backend = _form("attention", backend)
         self.qkv = nn.Linear(d_model, (heads + 2 * self.groups) * self.head_dim, bias=bias)
-        self.out = nn.Linear(heads * self.head_dim, d_model, bias=bias)
-        self.rotary = Rotary(self.head_dim, rotary_base) if position == "rotary" else None
+        self.out = nn.Linear(heads * self.head_dim, d_model, bias=bias if out_bias is None else out_bias)
+        self.rotary = Rotary(self.head_dim, rotary_base, rotary_dim) if position == "rotary" else None
         self.score_bias: Alibi | T5Bias | None = None
         if position == "alibi":
             self.score_bias = Alibi(heads)

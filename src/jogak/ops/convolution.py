@@ -65,7 +65,7 @@ def _left(joined: Tensor, document: Tensor | None, lengths: Tensor | None, count
         left = joined.gather(1, index.unsqueeze(2).expand(-1, -1, joined.shape[2]))
         behind = None
         if document is not None:
-            now = document.gather(1, lengths.unsqueeze(1) + count - 1 if count else lengths.unsqueeze(1))
+            now = document.gather(1, (lengths.unsqueeze(1) + count - 1).clamp_min(0))
             behind = document.gather(1, index) != now
     return left if behind is None else left.masked_fill(behind.unsqueeze(2), 0)
 
