@@ -200,9 +200,13 @@ def _mixer(given: config.Mixer, width: int, side: Side) -> Mixer:
     if "causal" in options:
         raise UserError(f"{side}.pattern: '{given.name}' must not say 'causal'; being in the {side} says it")
     kind = mixers.kind(given.name)
-    if not kind.causal_only:
+    if "causal" in mixers.parameters(given.name):
         options["causal"] = side == "decoder"
-    elif side == "encoder":
+    elif side == "decoder" and not kind.causal_only:
+        raise UserError(
+            f"decoder.pattern: mixer '{given.name}' looks ahead, which a decoder must not; name a causal one"
+        )
+    elif side == "encoder" and kind.causal_only:
         raise UserError(
             f"encoder.pattern: mixer '{given.name}' cannot look ahead, which an encoder needs; "
             f"write {{name: bidirectional, inner: {given.name}}}"
