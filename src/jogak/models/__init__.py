@@ -5,7 +5,7 @@ import torch
 from jogak import config
 from jogak.errors import UserError
 from jogak.models.block import BlockState, Stack, build_stack
-from jogak.models.topologies import Coder, Decoder, Encoder, EncoderDecoder, Model, ModelState
+from jogak.models.topologies import Coder, Decoder, Encoder, EncoderDecoder, Model, ModelState, Source
 
 __all__ = [
     "BlockState",
@@ -15,6 +15,7 @@ __all__ = [
     "EncoderDecoder",
     "Model",
     "ModelState",
+    "Source",
     "Stack",
     "build",
     "build_stack",
