@@ -4,7 +4,7 @@ import torch
 
 from jogak import config
 from jogak.errors import UserError
-from jogak.models.block import BlockState, Stack, build_stack
+from jogak.models.block import BlockState, Stack, build_stack, with_mixer
 from jogak.models.topologies import Coder, Decoder, Encoder, EncoderDecoder, Model, ModelState, Source
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "build",
     "build_stack",
     "parameter_count",
+    "with_mixer",
 ]
 
 TOPOLOGIES: dict[str, type[Encoder] | type[Decoder]] = {

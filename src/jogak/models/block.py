@@ -242,6 +242,23 @@ def _mixer(given: config.Mixer, width: int, side: Side, *, causal: bool) -> Mixe
     return mixers.build(given.name, d_model=width, **options)
 
 
+def with_mixer(given: config.Model, name: str) -> config.Model:
+    """The configuration with the mixer `name` in every block; wrapped where the encoder needs one that looks ahead.
+
+    Raises: UserError for an unknown name.
+    """
+    changes: dict[str, config.Stack] = {}
+    for side in ("encoder", "decoder"):
+        if side not in given.topology.split("-"):
+            continue
+        both_ways = side == "encoder" and not given.stack(side).causal
+        mixer = config.Mixer(name=name)
+        if both_ways and mixers.kind(name).causal_only:
+            mixer = config.Mixer.model_validate({"name": "bidirectional", "inner": name})
+        changes[side] = (getattr(given, side) or config.Stack()).model_copy(update={"pattern": (mixer,)})
+    return given.model_copy(update=changes)
+
+
 def check_handover(encoder: Stack, decoder: Stack) -> None:
     """Refuse stacks of which one cannot go on with the states of the other.
 
