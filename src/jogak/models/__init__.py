@@ -4,8 +4,8 @@ import torch
 
 from jogak import config
 from jogak.errors import UserError
-from jogak.models.block import BlockState, Stack, build_stack
-from jogak.models.topologies import Coder, Decoder, Encoder, EncoderDecoder, Model, ModelState
+from jogak.models.block import BlockState, Stack, build_stack, with_mixer
+from jogak.models.topologies import Coder, Decoder, Encoder, EncoderDecoder, Model, ModelState, Source
 
 __all__ = [
     "BlockState",
@@ -15,10 +15,12 @@ __all__ = [
     "EncoderDecoder",
     "Model",
     "ModelState",
+    "Source",
     "Stack",
     "build",
     "build_stack",
     "parameter_count",
+    "with_mixer",
 ]
 
 TOPOLOGIES: dict[str, type[Encoder] | type[Decoder]] = {

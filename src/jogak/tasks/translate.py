@@ -169,6 +169,8 @@ def build(recipe: config.Recipe, *, start: tuple[EncoderDecoder, TextCodec] | No
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
         model = models.build(recipe.model, codec.vocab_size)
+    if recipe.model.source_vocab_size not in (None, codec.vocab_size):
+        raise UserError("model.source_vocab_size: one codec reads both sides of a translation; remove it")
     if not isinstance(model, EncoderDecoder):
         raise UserError(f"model.topology: translation needs 'encoder-decoder', got '{recipe.model.topology}'")
     if start is not None:
