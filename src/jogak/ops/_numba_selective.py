@@ -8,15 +8,20 @@ and keeps them only while that chunk is done.
 Legend: B batch, T time, D channels, N state, W channels of a block, L length of a chunk.
 """
 
+from typing import Any, cast
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from jogak.ops import _vectors
 from jogak.ops._compiled import Kernel, jit
-from jogak.ops._vectors import W, advance, again, back, exp2
+from jogak.ops._vectors import W
 
 L = 32  # the states and decays of a chunk, 256 KiB, stay in the second cache
 
+# numba itself gives their first argument
+advance, again, back, exp2 = cast(Any, (_vectors.advance, _vectors.again, _vectors.back, _vectors.exp2))
 LOG2E = np.float32(1.4426950408889634)
 
 
@@ -25,7 +30,23 @@ def _sigmoid(x):  # noqa: ANN001, ANN202
     return np.float32(1) / (np.float32(1) + exp2(-x * LOG2E))
 
 
-def _forward(first, last, x, dt, a, b, c, d, z, h0, starts, lengths, y, bounds, end) -> None:  # noqa: ANN001
+def _forward(  # noqa: C901, PLR0912 (one loop nest, which a compiler reads)
+    first,
+    last,
+    x,
+    dt,
+    a,
+    b,
+    c,
+    d,
+    z,
+    h0,
+    starts,
+    lengths,
+    y,
+    bounds,
+    end,  # noqa: ANN001
+) -> None:
     length, width, states, gated, reset = x.shape[1], x.shape[2], a.shape[0], z.shape[0] > 0, starts.shape[0] > 0
     kept = bounds.shape[1] > 0
     blocks = (width + W - 1) // W
@@ -73,7 +94,7 @@ def _forward(first, last, x, dt, a, b, c, d, z, h0, starts, lengths, y, bounds, 
                 end[row, n, low + i] = h[n, i]
 
 
-def _backward(
+def _backward(  # noqa: C901, PLR0912, PLR0915 (one loop nest, which a compiler reads)
     first,  # noqa: ANN001
     last,  # noqa: ANN001
     x,  # noqa: ANN001

@@ -14,6 +14,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+Builder = Value = Any  # llvmlite's types say less than it does
 W = 64  # channels of a block: 16 states of as many are 4 KiB, of the first cache's 32 or more
 HALF = 32  # of them at once on the way back, which needs more registers
 FLOAT, INT = ir.FloatType(), ir.IntType(32)
@@ -27,43 +28,43 @@ LOG2E = 1.4426950408889634
 class Vector:
     """Arithmetic on vectors of `lanes` floats (1: on floats) in the function that `builder` writes."""
 
-    def __init__(self, builder: ir.IRBuilder, lanes: int) -> None:
+    def __init__(self, builder: Builder, lanes: int) -> None:
         self.builder, self.lanes = builder, lanes
         self.type = FLOAT if lanes == 1 else ir.VectorType(FLOAT, lanes)
         self.whole = INT if lanes == 1 else ir.VectorType(INT, lanes)
 
-    def constant(self, value: float) -> ir.Constant:
+    def constant(self, value: float) -> Value:
         rounded = float(np.float32(value))
         return ir.Constant(self.type, rounded if self.lanes == 1 else [rounded] * self.lanes)
 
-    def spread(self, base: ir.Value, index: ir.Value) -> ir.Value:
+    def spread(self, base: Value, index: Value) -> Value:
         """One float in every lane."""
         value = self.builder.load(self.builder.gep(base, [index]))
         first = ir.Constant(self.whole, [0] * self.lanes)
         one = self.builder.insert_element(ir.Constant(self.type, ir.Undefined), value, ir.Constant(INT, 0))
         return self.builder.shuffle_vector(one, ir.Constant(self.type, ir.Undefined), first)
 
-    def at(self, base: ir.Value, index: ir.Value) -> ir.Value:
+    def at(self, base: Value, index: Value) -> Value:
         pointer = self.builder.gep(base, [index])
         return self.builder.bitcast(pointer, self.type.as_pointer())
 
-    def load(self, base: ir.Value, index: ir.Value) -> ir.Value:
+    def load(self, base: Value, index: Value) -> Value:
         return self.builder.load(self.at(base, index), align=4)
 
-    def store(self, value: ir.Value, base: ir.Value, index: ir.Value) -> None:
+    def store(self, value: Value, base: Value, index: Value) -> None:
         self.builder.store(value, self.at(base, index), align=4)
 
-    def times(self, a: ir.Value, b: ir.Value) -> ir.Value:
+    def times(self, a: Value, b: Value) -> Value:
         return self.builder.fmul(a, b, flags=("contract",))
 
-    def plus(self, a: ir.Value, b: ir.Value) -> ir.Value:
+    def plus(self, a: Value, b: Value) -> Value:
         return self.builder.fadd(a, b, flags=("contract",))
 
-    def fused(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+    def fused(self, a: Value, b: Value, c: Value) -> Value:
         return self.plus(self.times(a, b), c)
 
-    def exp2(self, x: ir.Value) -> ir.Value:
-        """2^x for x < 126, at least 2^-126: a polynomial for the fraction, with the whole part added to its exponent."""
+    def exp2(self, x: Value) -> Value:
+        """2^x for x < 126, at least 2^-126: a polynomial for the fraction, the whole part added to its exponent."""
         least = self.constant(LEAST)
         x = self.builder.select(self.builder.fcmp_ordered(">", x, least), x, least)
         shifted = self.builder.fadd(x, self.constant(MAGIC))
@@ -75,7 +76,7 @@ class Vector:
         exponent = self.builder.shl(self.builder.bitcast(shifted, self.whole), places)
         return self.builder.bitcast(self.builder.add(self.builder.bitcast(value, self.whole), exponent), self.type)
 
-    def total(self, x: ir.Value) -> ir.Value:
+    def total(self, x: Value) -> Value:
         """The sum of all lanes, in any order."""
         lanes = self.lanes
         while lanes > 1:  # halves are added, which keeps whole registers as long as there are any
@@ -114,7 +115,7 @@ def exp2(typing, x):  # noqa: ANN001, ANN202 (numba's signature)
 def advance(typing, h, rate, b, c, steps, inputs, ys, states, at_b):  # noqa: ANN001, ANN202 (numba's signature)
     """h = 2^(steps rate) h + inputs b and ys = sum_n c h: h, rate [N W], steps, inputs, ys [W], b, c [N] at at_b."""
 
-    def body(builder: ir.IRBuilder, bases: Sequence[ir.Value], sizes: Sequence[ir.Value]) -> None:
+    def body(builder: Builder, bases: Sequence[Value], sizes: Sequence[Value]) -> None:
         h, rate, b, c, steps, inputs, ys = bases
         states, at_b = sizes
         v = Vector(builder, W)
@@ -136,7 +137,7 @@ def advance(typing, h, rate, b, c, steps, inputs, ys, states, at_b):  # noqa: AN
 def again(typing, hs, decays, rate, b, steps, inputs, states, at_b, k):  # noqa: ANN001, ANN202 (numba's signature)
     """decays_k = 2^(steps rate) and hs_(k+1) = decays_k hs_k + inputs b: hs [L+1 N W], decays [L N W]."""
 
-    def body(builder: ir.IRBuilder, bases: Sequence[ir.Value], sizes: Sequence[ir.Value]) -> None:
+    def body(builder: Builder, bases: Sequence[Value], sizes: Sequence[Value]) -> None:
         hs, decays, rate, b, steps, inputs = bases
         states, at_b, k = sizes
         v, row = Vector(builder, W), ir.Constant(states.type, W)
@@ -177,7 +178,7 @@ def back(  # noqa: ANN202 (numba's signature)
     vectors [7 W]: steps, inputs, dys are given; dins, dsteps, ys are found.
     """
 
-    def body(builder: ir.IRBuilder, bases: Sequence[ir.Value], sizes: Sequence[ir.Value]) -> None:
+    def body(builder: Builder, bases: Sequence[Value], sizes: Sequence[Value]) -> None:
         states = sizes[0]
         with cgutils.for_range(builder, ir.Constant(states.type, W // HALF)) as halves:
             _back(builder, bases, sizes, builder.mul(halves.index, ir.Constant(states.type, HALF)))
@@ -186,7 +187,7 @@ def back(  # noqa: ANN202 (numba's signature)
     return _function(body, 10, given)
 
 
-def _back(builder: ir.IRBuilder, bases: Sequence[ir.Value], sizes: Sequence[ir.Value], low: ir.Value) -> None:
+def _back(builder: Builder, bases: Sequence[Value], sizes: Sequence[Value], low: Value) -> None:
     """The channels from `low` on, as many as leave registers for all sums."""
     g, hs, decays, rate, drate, b, c, db, dc, vectors = bases
     states, at_b, k, at_db = sizes

@@ -57,6 +57,8 @@ def causal(
 
 def _left(joined: Tensor, document: Tensor | None, lengths: Tensor | None, count: int) -> Tensor:
     """The last `count` real places of each row's open document, zeros where it is shorter: [N count D]."""
+    if count == 0:
+        return joined[:, :0].clone()
     if lengths is None:
         left = joined[:, joined.shape[1] - count :].clone()  # a view would keep all of it
         behind = None if document is None else document[:, joined.shape[1] - count :] != document[:, -1:]
@@ -65,7 +67,7 @@ def _left(joined: Tensor, document: Tensor | None, lengths: Tensor | None, count
         left = joined.gather(1, index.unsqueeze(2).expand(-1, -1, joined.shape[2]))
         behind = None
         if document is not None:
-            now = document.gather(1, lengths.unsqueeze(1) + count - 1 if count else lengths.unsqueeze(1))
+            now = document.gather(1, lengths.unsqueeze(1) + count - 1)
             behind = document.gather(1, index) != now
     return left if behind is None else left.masked_fill(behind.unsqueeze(2), 0)
 

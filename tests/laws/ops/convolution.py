@@ -41,6 +41,7 @@ CASES = [
     _case("documents", 21, 4, starts=_starts(21)),
     _case("documents-no-bias", 21, 3, starts=_starts(21), bias=False),
     _case("lengths", 21, 4, lengths=LENGTHS),
+    _case("lengths-one-tap", 21, 1, lengths=LENGTHS, starts=_starts(21) & (torch.arange(21, device=DEVICE) < 2)),
     _case(
         "lengths-documents",
         21,
