@@ -1,3 +1,4 @@
+# ruff: noqa: ANN001, ANN202 (what numba compiles takes its types from the call)
 """Innermost loops of the selective scan as vector instructions, written in LLVM's language.
 
 The compiler's own vectoriser takes half of the processor's width here and cannot keep sums in registers over the
@@ -90,7 +91,7 @@ class Vector:
 def _function(body: Callable[..., None], arrays: int, given: Sequence[types.Type]) -> tuple[Any, Callable[..., Any]]:
     """What numba's `intrinsic` asks for: the types, and what writes `body`, told where its arrays begin."""
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202 (numba's signature)
+    def generate(context, builder, signature, arguments):
         bases = [
             context.make_array(kind)(context, builder, value).data
             for kind, value in zip(signature.args[:arrays], arguments, strict=False)
@@ -102,17 +103,17 @@ def _function(body: Callable[..., None], arrays: int, given: Sequence[types.Type
 
 
 @intrinsic
-def exp2(typing, x):  # noqa: ANN001, ANN202 (numba's signature)
+def exp2(typing, x):
     """2^x of a float."""
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def generate(context, builder, signature, arguments):
         return Vector(builder, 1).exp2(arguments[0])
 
     return types.float32(types.float32), generate
 
 
 @intrinsic
-def advance(typing, h, rate, b, c, steps, inputs, ys, states, at_b):  # noqa: ANN001, ANN202 (numba's signature)
+def advance(typing, h, rate, b, c, steps, inputs, ys, states, at_b):
     """h = 2^(steps rate) h + inputs b and ys = sum_n c h: h, rate [N W], steps, inputs, ys [W], b, c [N] at at_b."""
 
     def body(builder: Builder, bases: Sequence[Value], sizes: Sequence[Value]) -> None:
@@ -134,7 +135,7 @@ def advance(typing, h, rate, b, c, steps, inputs, ys, states, at_b):  # noqa: AN
 
 
 @intrinsic
-def again(typing, hs, decays, rate, b, steps, inputs, states, at_b, k):  # noqa: ANN001, ANN202 (numba's signature)
+def again(typing, hs, decays, rate, b, steps, inputs, states, at_b, k):
     """decays_k = 2^(steps rate) and hs_(k+1) = decays_k hs_k + inputs b: hs [L+1 N W], decays [L N W]."""
 
     def body(builder: Builder, bases: Sequence[Value], sizes: Sequence[Value]) -> None:
@@ -156,22 +157,22 @@ def again(typing, hs, decays, rate, b, steps, inputs, states, at_b, k):  # noqa:
 
 
 @intrinsic
-def back(  # noqa: ANN202 (numba's signature)
-    typing,  # noqa: ANN001
-    g,  # noqa: ANN001
-    hs,  # noqa: ANN001
-    decays,  # noqa: ANN001
-    rate,  # noqa: ANN001
-    drate,  # noqa: ANN001
-    b,  # noqa: ANN001
-    c,  # noqa: ANN001
-    db,  # noqa: ANN001
-    dc,  # noqa: ANN001
-    vectors,  # noqa: ANN001
-    states,  # noqa: ANN001
-    at_b,  # noqa: ANN001
-    k,  # noqa: ANN001
-    at_db,  # noqa: ANN001
+def back(
+    typing,
+    g,
+    hs,
+    decays,
+    rate,
+    drate,
+    b,
+    c,
+    db,
+    dc,
+    vectors,
+    states,
+    at_b,
+    k,
+    at_db,
 ):
     """From the gradient g [N W] of the states behind place k to that of those before it; adds to db, dc [N], drate.
 
