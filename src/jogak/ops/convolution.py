@@ -7,9 +7,14 @@ Sources: Gu & Dao 2023 (2312.00752) section 3.4; De et al. 2024 (2402.19427) sec
 Legend: N rows, L length, D channels, K taps.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from jogak.ops import _compiled, _numba_convolution
 
 
 def reference(
@@ -38,21 +43,76 @@ def causal(
     """x [N L D], weight [D K], bias [D], past [N K-1 D] (zeros at first) -> y [N L D], the past of the next call.
 
     starts: bool [N L], True where a document begins, which sees nothing before it. lengths: int64 [N], real places
-    of each row, behind which is padding that the next call must not see.
+    of each row, behind which is padding that the next call must not see. The fastest form: `fused`, or `plain`
+    while it is traced, on a GPU, and for a few places.
     """
+    few = x.shape[1] < 8
+    quick = x.device.type in ("cpu", "meta") and _compiled.AVAILABLE and not torch.compiler.is_compiling() and not few
+    return (fused if quick else plain)(x, weight, bias, past, starts, lengths)
+
+
+def plain(
+    x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor, starts: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """With torch's convolution; taps one after another where there are documents."""
     taps = weight.shape[1]
     joined = torch.cat([past.to(x.dtype), x], dim=1)  # [N K-1+L D]
-    document = None
     if starts is None:
         y = F.conv1d(joined.transpose(1, 2), weight.unsqueeze(1).to(x.dtype), bias, groups=x.shape[2]).transpose(1, 2)
-    else:
-        # 0 is the document that was open before; what belongs to another one than the place itself counts as zero.
-        document = F.pad(starts.long().cumsum(1), (taps - 1, 0))
-        y = torch.zeros_like(x) if bias is None else bias.to(x.dtype).expand_as(x)
-        for j in range(taps):
-            same = document[:, j : j + x.shape[1]] == document[:, taps - 1 :]
-            y = y + joined[:, j : j + x.shape[1]].masked_fill(~same.unsqueeze(2), 0) * weight[:, j].to(x.dtype)
+        return y, _left(joined, None, lengths, taps - 1)
+    # 0 is the document that was open before; what belongs to another one than the place itself counts as zero.
+    document = _documents(starts, taps)
+    y = torch.zeros_like(x) if bias is None else bias.to(x.dtype).expand_as(x)
+    for j in range(taps):
+        same = document[:, j : j + x.shape[1]] == document[:, taps - 1 :]
+        y = y + joined[:, j : j + x.shape[1]].masked_fill(~same.unsqueeze(2), 0) * weight[:, j].to(x.dtype)
     return y, _left(joined, document, lengths, taps - 1)
+
+
+def fused(
+    x: Tensor, weight: Tensor, bias: Tensor | None, past: Tensor, starts: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """One compiled pass over memory on a CPU (numba); what is narrower than float32 is added up in float32."""
+    taps, wide = weight.shape[1], torch.promote_types(x.dtype, torch.float32)
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    given = (t.to(wide).contiguous() for t in (x, weight.t(), bias, past))
+    y = _Fused.apply(*given, starts).to(x.dtype)
+    if lengths is None:  # only the last places matter
+        behind = x[:, max(0, x.shape[1] - taps + 1) :]
+        joined = torch.cat([past[:, behind.shape[1] :].to(x.dtype), behind], dim=1)
+        document = None if starts is None else _documents(starts, taps)[:, -taps + 1 :] if taps > 1 else None
+        return y, _left(joined, document, None, taps - 1)
+    joined = torch.cat([past.to(x.dtype), x], dim=1)
+    return y, _left(joined, None if starts is None else _documents(starts, taps), lengths, taps - 1)
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401  # autograd's own context
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        past: Tensor,
+        starts: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, past)
+        ctx.starts = starts
+        return _numba_convolution.forward(x, weight, bias, past, starts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides the parameters' names
+        ctx: Any,  # noqa: ANN401  # autograd's own context
+        *gradients: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        x, weight, past = ctx.saved_tensors
+        return *_numba_convolution.backward(x, weight, past, ctx.starts, gradients[0].contiguous()), None
+
+
+def _documents(starts: Tensor, taps: int) -> Tensor:
+    """Which document each place of the past and of x belongs to, 0 the one that was open before: [N K-1+L]."""
+    return F.pad(starts.long().cumsum(1), (taps - 1, 0))
 
 
 def _left(joined: Tensor, document: Tensor | None, lengths: Tensor | None, count: int) -> Tensor:
@@ -72,4 +132,4 @@ def _left(joined: Tensor, document: Tensor | None, lengths: Tensor | None, count
     return left if behind is None else left.masked_fill(behind.unsqueeze(2), 0)
 
 
-FORMS = {"reference": reference, "causal": causal}
+FORMS = {"reference": reference, "plain": plain, "fused": fused, "causal": causal}
