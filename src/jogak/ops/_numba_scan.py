@@ -1,3 +1,4 @@
+# ruff: noqa: ANN001 (what numba compiles takes its types from the call)
 """The first-order linear recurrence on a CPU: one pass over memory, channels innermost, real or complex.
 
 Legend: B batch, T time, C channels.
@@ -11,7 +12,7 @@ from jogak.ops._compiled import Kernel
 BLOCK = 128  # channels of a task
 
 
-def _forward(first, last, a, b, h0, h, end) -> None:  # noqa: ANN001 (compiled)
+def _forward(first, last, a, b, h0, h, end) -> None:
     width = b.shape[2]
     blocks = (width + 127) // 128
     for task in range(first, last):
@@ -26,7 +27,7 @@ def _forward(first, last, a, b, h0, h, end) -> None:  # noqa: ANN001 (compiled)
                 h[row, t, c] = value
 
 
-def _backward(first, last, a, h, h0, dh, da, db, carried) -> None:  # noqa: ANN001 (compiled)
+def _backward(first, last, a, h, h0, dh, da, db, carried) -> None:
     """a and h conjugate; carried [B C] is the gradient of the last state and becomes that of h0."""
     width = h.shape[2]
     blocks = (width + 127) // 128

@@ -1,3 +1,4 @@
+# ruff: noqa: ANN001, ANN202 (what numba compiles takes its types from the call)
 """The selective scan on a CPU: a block of channels keeps its states in the first cache, channels innermost.
 
 Imported only where it runs, since numba takes long to import. Blocks are padded to their full width in small
@@ -8,24 +9,45 @@ and keeps them only while that chunk is done.
 Legend: B batch, T time, D channels, N state, W channels of a block, L length of a chunk.
 """
 
+from typing import Any, cast
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from jogak.ops import _vectors
 from jogak.ops._compiled import Kernel, jit
-from jogak.ops._vectors import W, advance, again, back, exp2
+from jogak.ops._vectors import W
 
 L = 32  # the states and decays of a chunk, 256 KiB, stay in the second cache
 
+# numba itself gives their first argument
+advance, again, back, exp2 = cast(Any, (_vectors.advance, _vectors.again, _vectors.back, _vectors.exp2))
 LOG2E = np.float32(1.4426950408889634)
 
 
 @jit
-def _sigmoid(x):  # noqa: ANN001, ANN202
+def _sigmoid(x):
     return np.float32(1) / (np.float32(1) + exp2(-x * LOG2E))
 
 
-def _forward(first, last, x, dt, a, b, c, d, z, h0, starts, lengths, y, bounds, end) -> None:  # noqa: ANN001
+def _forward(  # noqa: C901, PLR0912 (one loop nest, which a compiler reads)
+    first,
+    last,
+    x,
+    dt,
+    a,
+    b,
+    c,
+    d,
+    z,
+    h0,
+    starts,
+    lengths,
+    y,
+    bounds,
+    end,
+) -> None:
     length, width, states, gated, reset = x.shape[1], x.shape[2], a.shape[0], z.shape[0] > 0, starts.shape[0] > 0
     kept = bounds.shape[1] > 0
     blocks = (width + W - 1) // W
@@ -73,28 +95,28 @@ def _forward(first, last, x, dt, a, b, c, d, z, h0, starts, lengths, y, bounds, 
                 end[row, n, low + i] = h[n, i]
 
 
-def _backward(
-    first,  # noqa: ANN001
-    last,  # noqa: ANN001
-    x,  # noqa: ANN001
-    dt,  # noqa: ANN001
-    a,  # noqa: ANN001
-    b,  # noqa: ANN001
-    c,  # noqa: ANN001
-    d,  # noqa: ANN001
-    z,  # noqa: ANN001
-    starts,  # noqa: ANN001
-    lengths,  # noqa: ANN001
-    bounds,  # noqa: ANN001
-    dy,  # noqa: ANN001
-    dx,  # noqa: ANN001
-    ddt,  # noqa: ANN001
-    da,  # noqa: ANN001
-    db,  # noqa: ANN001
-    dc,  # noqa: ANN001
-    dd,  # noqa: ANN001
-    dz,  # noqa: ANN001
-    carried,  # noqa: ANN001
+def _backward(  # noqa: C901, PLR0912, PLR0915 (one loop nest, which a compiler reads)
+    first,
+    last,
+    x,
+    dt,
+    a,
+    b,
+    c,
+    d,
+    z,
+    starts,
+    lengths,
+    bounds,
+    dy,
+    dx,
+    ddt,
+    da,
+    db,
+    dc,
+    dd,
+    dz,
+    carried,
 ) -> None:
     """da [B N D], dd [B D], db and dc [B blocks T N] are summed afterwards; carried [B N D]: of the end, then of h0."""
     length, width, states, gated, reset = x.shape[1], x.shape[2], a.shape[0], z.shape[0] > 0, starts.shape[0] > 0

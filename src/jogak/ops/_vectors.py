@@ -1,3 +1,4 @@
+# ruff: noqa: ANN001, ANN202 (what numba compiles takes its types from the call)
 """Innermost loops of the selective scan as vector instructions, written in LLVM's language.
 
 The compiler's own vectoriser takes half of the processor's width here and cannot keep sums in registers over the
@@ -14,6 +15,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+Builder = Value = Any  # llvmlite's types say less than it does
 W = 64  # channels of a block: 16 states of as many are 4 KiB, of the first cache's 32 or more
 HALF = 32  # of them at once on the way back, which needs more registers
 FLOAT, INT = ir.FloatType(), ir.IntType(32)
@@ -27,43 +29,43 @@ LOG2E = 1.4426950408889634
 class Vector:
     """Arithmetic on vectors of `lanes` floats (1: on floats) in the function that `builder` writes."""
 
-    def __init__(self, builder: ir.IRBuilder, lanes: int) -> None:
+    def __init__(self, builder: Builder, lanes: int) -> None:
         self.builder, self.lanes = builder, lanes
         self.type = FLOAT if lanes == 1 else ir.VectorType(FLOAT, lanes)
         self.whole = INT if lanes == 1 else ir.VectorType(INT, lanes)
 
-    def constant(self, value: float) -> ir.Constant:
+    def constant(self, value: float) -> Value:
         rounded = float(np.float32(value))
         return ir.Constant(self.type, rounded if self.lanes == 1 else [rounded] * self.lanes)
 
-    def spread(self, base: ir.Value, index: ir.Value) -> ir.Value:
+    def spread(self, base: Value, index: Value) -> Value:
         """One float in every lane."""
         value = self.builder.load(self.builder.gep(base, [index]))
         first = ir.Constant(self.whole, [0] * self.lanes)
         one = self.builder.insert_element(ir.Constant(self.type, ir.Undefined), value, ir.Constant(INT, 0))
         return self.builder.shuffle_vector(one, ir.Constant(self.type, ir.Undefined), first)
 
-    def at(self, base: ir.Value, index: ir.Value) -> ir.Value:
+    def at(self, base: Value, index: Value) -> Value:
         pointer = self.builder.gep(base, [index])
         return self.builder.bitcast(pointer, self.type.as_pointer())
 
-    def load(self, base: ir.Value, index: ir.Value) -> ir.Value:
+    def load(self, base: Value, index: Value) -> Value:
         return self.builder.load(self.at(base, index), align=4)
 
-    def store(self, value: ir.Value, base: ir.Value, index: ir.Value) -> None:
+    def store(self, value: Value, base: Value, index: Value) -> None:
         self.builder.store(value, self.at(base, index), align=4)
 
-    def times(self, a: ir.Value, b: ir.Value) -> ir.Value:
+    def times(self, a: Value, b: Value) -> Value:
         return self.builder.fmul(a, b, flags=("contract",))
 
-    def plus(self, a: ir.Value, b: ir.Value) -> ir.Value:
+    def plus(self, a: Value, b: Value) -> Value:
         return self.builder.fadd(a, b, flags=("contract",))
 
-    def fused(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+    def fused(self, a: Value, b: Value, c: Value) -> Value:
         return self.plus(self.times(a, b), c)
 
-    def exp2(self, x: ir.Value) -> ir.Value:
-        """2^x for x < 126, at least 2^-126: a polynomial for the fraction, with the whole part added to its exponent."""
+    def exp2(self, x: Value) -> Value:
+        """2^x for x < 126, at least 2^-126: a polynomial for the fraction, the whole part added to its exponent."""
         least = self.constant(LEAST)
         x = self.builder.select(self.builder.fcmp_ordered(">", x, least), x, least)
         shifted = self.builder.fadd(x, self.constant(MAGIC))
@@ -75,7 +77,7 @@ class Vector:
         exponent = self.builder.shl(self.builder.bitcast(shifted, self.whole), places)
         return self.builder.bitcast(self.builder.add(self.builder.bitcast(value, self.whole), exponent), self.type)
 
-    def total(self, x: ir.Value) -> ir.Value:
+    def total(self, x: Value) -> Value:
         """The sum of all lanes, in any order."""
         lanes = self.lanes
         while lanes > 1:  # halves are added, which keeps whole registers as long as there are any
@@ -89,7 +91,7 @@ class Vector:
 def _function(body: Callable[..., None], arrays: int, given: Sequence[types.Type]) -> tuple[Any, Callable[..., Any]]:
     """What numba's `intrinsic` asks for: the types, and what writes `body`, told where its arrays begin."""
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202 (numba's signature)
+    def generate(context, builder, signature, arguments):
         bases = [
             context.make_array(kind)(context, builder, value).data
             for kind, value in zip(signature.args[:arrays], arguments, strict=False)
@@ -101,20 +103,20 @@ def _function(body: Callable[..., None], arrays: int, given: Sequence[types.Type
 
 
 @intrinsic
-def exp2(typing, x):  # noqa: ANN001, ANN202 (numba's signature)
+def exp2(typing, x):
     """2^x of a float."""
 
-    def generate(context, builder, signature, arguments):  # noqa: ANN001, ANN202
+    def generate(context, builder, signature, arguments):
         return Vector(builder, 1).exp2(arguments[0])
 
     return types.float32(types.float32), generate
 
 
 @intrinsic
-def advance(typing, h, rate, b, c, steps, inputs, ys, states, at_b):  # noqa: ANN001, ANN202 (numba's signature)
+def advance(typing, h, rate, b, c, steps, inputs, ys, states, at_b):
     """h = 2^(steps rate) h + inputs b and ys = sum_n c h: h, rate [N W], steps, inputs, ys [W], b, c [N] at at_b."""
 
-    def body(builder: ir.IRBuilder, bases: Sequence[ir.Value], sizes: Sequence[ir.Value]) -> None:
+    def body(builder: Builder, bases: Sequence[Value], sizes: Sequence[Value]) -> None:
         h, rate, b, c, steps, inputs, ys = bases
         states, at_b = sizes
         v = Vector(builder, W)
@@ -133,10 +135,10 @@ def advance(typing, h, rate, b, c, steps, inputs, ys, states, at_b):  # noqa: AN
 
 
 @intrinsic
-def again(typing, hs, decays, rate, b, steps, inputs, states, at_b, k):  # noqa: ANN001, ANN202 (numba's signature)
+def again(typing, hs, decays, rate, b, steps, inputs, states, at_b, k):
     """decays_k = 2^(steps rate) and hs_(k+1) = decays_k hs_k + inputs b: hs [L+1 N W], decays [L N W]."""
 
-    def body(builder: ir.IRBuilder, bases: Sequence[ir.Value], sizes: Sequence[ir.Value]) -> None:
+    def body(builder: Builder, bases: Sequence[Value], sizes: Sequence[Value]) -> None:
         hs, decays, rate, b, steps, inputs = bases
         states, at_b, k = sizes
         v, row = Vector(builder, W), ir.Constant(states.type, W)
@@ -155,29 +157,29 @@ def again(typing, hs, decays, rate, b, steps, inputs, states, at_b, k):  # noqa:
 
 
 @intrinsic
-def back(  # noqa: ANN202 (numba's signature)
-    typing,  # noqa: ANN001
-    g,  # noqa: ANN001
-    hs,  # noqa: ANN001
-    decays,  # noqa: ANN001
-    rate,  # noqa: ANN001
-    drate,  # noqa: ANN001
-    b,  # noqa: ANN001
-    c,  # noqa: ANN001
-    db,  # noqa: ANN001
-    dc,  # noqa: ANN001
-    vectors,  # noqa: ANN001
-    states,  # noqa: ANN001
-    at_b,  # noqa: ANN001
-    k,  # noqa: ANN001
-    at_db,  # noqa: ANN001
+def back(
+    typing,
+    g,
+    hs,
+    decays,
+    rate,
+    drate,
+    b,
+    c,
+    db,
+    dc,
+    vectors,
+    states,
+    at_b,
+    k,
+    at_db,
 ):
     """From the gradient g [N W] of the states behind place k to that of those before it; adds to db, dc [N], drate.
 
     vectors [7 W]: steps, inputs, dys are given; dins, dsteps, ys are found.
     """
 
-    def body(builder: ir.IRBuilder, bases: Sequence[ir.Value], sizes: Sequence[ir.Value]) -> None:
+    def body(builder: Builder, bases: Sequence[Value], sizes: Sequence[Value]) -> None:
         states = sizes[0]
         with cgutils.for_range(builder, ir.Constant(states.type, W // HALF)) as halves:
             _back(builder, bases, sizes, builder.mul(halves.index, ir.Constant(states.type, HALF)))
@@ -186,7 +188,7 @@ def back(  # noqa: ANN202 (numba's signature)
     return _function(body, 10, given)
 
 
-def _back(builder: ir.IRBuilder, bases: Sequence[ir.Value], sizes: Sequence[ir.Value], low: ir.Value) -> None:
+def _back(builder: Builder, bases: Sequence[Value], sizes: Sequence[Value], low: Value) -> None:
     """The channels from `low` on, as many as leave registers for all sums."""
     g, hs, decays, rate, drate, b, c, db, dc, vectors = bases
     states, at_b, k, at_db = sizes

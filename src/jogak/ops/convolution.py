@@ -8,9 +8,14 @@ of a recurrence; dilation, van den Oord et al. 2016 (1609.03499) section 2.1.
 Legend: N rows, L length, D channels, O channels out, K taps, E dilation, P = (K - 1) E places looked back.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from jogak.ops import _compiled, _numba_convolution
 
 
 def reference(
@@ -53,21 +58,35 @@ def causal(
 
     weight [D K]: each channel for itself, O = D. starts: bool [N L], True where a document begins, which sees nothing
     before it. lengths: int64 [N], real places of each row, behind which is padding that the next call must not see.
+    The fastest form: `fused`, or `plain` while it is traced, on a GPU, and for a few places.
     """
+    few = x.shape[1] < 8
+    quick = x.device.type in ("cpu", "meta") and _compiled.AVAILABLE and not torch.compiler.is_compiling() and not few
+    return (fused if quick else plain)(x, weight, bias, past, starts, lengths, dilation)
+
+
+def plain(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    past: Tensor,
+    starts: Tensor | None,
+    lengths: Tensor | None,
+    dilation: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """With torch's convolution; taps one after another where there are documents."""
     reach = (weight.shape[-1] - 1) * dilation
     joined = torch.cat([past.to(x.dtype), x], dim=1)  # [N P+L D]
-    document = None
     if starts is None:
-        y = convolve(joined, weight, bias, dilation)
-    else:
-        # 0 is the document that was open before; what belongs to another one than the place itself counts as zero.
-        document = F.pad(starts.long().cumsum(1), (reach, 0))
-        y = 0 if bias is None else bias.to(x.dtype)
-        for tap, w in enumerate(weight.to(x.dtype).unbind(-1)):
-            at = slice(tap * dilation, tap * dilation + x.shape[1])
-            same = document[:, at] == document[:, reach:]
-            y = y + _apply(joined[:, at].masked_fill(~same.unsqueeze(2), 0), w)
-        assert isinstance(y, Tensor)
+        return convolve(joined, weight, bias, dilation), _left(joined, None, lengths, reach)
+    # 0 is the document that was open before; what belongs to another one than the place itself counts as zero.
+    document = _documents(starts, reach)
+    y = 0 if bias is None else bias.to(x.dtype)
+    for tap, w in enumerate(weight.to(x.dtype).unbind(-1)):
+        at = slice(tap * dilation, tap * dilation + x.shape[1])
+        same = document[:, at] == document[:, reach:]
+        y = y + _apply(joined[:, at].masked_fill(~same.unsqueeze(2), 0), w)
+    assert isinstance(y, Tensor)
     return y, _left(joined, document, lengths, reach)
 
 
@@ -84,8 +103,67 @@ def _apply(x: Tensor, tap: Tensor) -> Tensor:
     return x * tap if tap.dim() == 1 else x @ tap.T
 
 
+def fused(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    past: Tensor,
+    starts: Tensor | None,
+    lengths: Tensor | None,
+    dilation: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """One compiled pass over memory on a CPU (numba), for channels apart without dilation; `plain` for the others.
+
+    What is narrower than float32 is added up in float32.
+    """
+    if weight.dim() == 3 or dilation > 1:
+        return plain(x, weight, bias, past, starts, lengths, dilation)
+    reach, wide = weight.shape[1] - 1, torch.promote_types(x.dtype, torch.float32)
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    given = (t.to(wide).contiguous() for t in (x, weight.t(), bias, past))
+    y = _Fused.apply(*given, starts).to(x.dtype)
+    if lengths is None:  # only the last places matter
+        behind = x[:, max(0, x.shape[1] - reach) :]
+        joined = torch.cat([past[:, behind.shape[1] :].to(x.dtype), behind], dim=1)
+        document = None if starts is None or reach == 0 else _documents(starts, reach)[:, -reach:]
+        return y, _left(joined, document, None, reach)
+    joined = torch.cat([past.to(x.dtype), x], dim=1)
+    return y, _left(joined, None if starts is None else _documents(starts, reach), lengths, reach)
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401  # autograd's own context
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        past: Tensor,
+        starts: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, past)
+        ctx.starts = starts
+        return _numba_convolution.forward(x, weight, bias, past, starts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides the parameters' names
+        ctx: Any,  # noqa: ANN401  # autograd's own context
+        *gradients: Tensor,
+    ) -> tuple[Tensor | None, ...]:
+        x, weight, past = ctx.saved_tensors
+        return *_numba_convolution.backward(x, weight, past, ctx.starts, gradients[0].contiguous()), None
+
+
+def _documents(starts: Tensor, reach: int) -> Tensor:
+    """Which document each place of the past and of x belongs to, 0 the one that was open before: [N P+L]."""
+    return F.pad(starts.long().cumsum(1), (reach, 0))
+
+
 def _left(joined: Tensor, document: Tensor | None, lengths: Tensor | None, count: int) -> Tensor:
     """The last `count` real places of each row's open document, zeros where it is shorter: [N count D]."""
+    if count == 0:
+        return joined[:, :0].clone()
     if lengths is None:
         left = joined[:, joined.shape[1] - count :].clone()  # a view would keep all of it
         behind = None if document is None else document[:, joined.shape[1] - count :] != document[:, -1:]
@@ -94,9 +172,9 @@ def _left(joined: Tensor, document: Tensor | None, lengths: Tensor | None, count
         left = joined.gather(1, index.unsqueeze(2).expand(-1, -1, joined.shape[2]))
         behind = None
         if document is not None:
-            now = document.gather(1, (lengths.unsqueeze(1) + count - 1).clamp_min(0))
+            now = document.gather(1, lengths.unsqueeze(1) + count - 1)
             behind = document.gather(1, index) != now
     return left if behind is None else left.masked_fill(behind.unsqueeze(2), 0)
 
 
-FORMS = {"reference": reference, "causal": causal}
+FORMS = {"reference": reference, "plain": plain, "fused": fused, "causal": causal}

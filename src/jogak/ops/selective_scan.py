@@ -12,7 +12,6 @@ Legend: B batch, T time, D channels, N state, L length of a chunk.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -112,8 +111,8 @@ def chunked(
     h0: Tensor,
     rows: Rows = EVERYWHERE,
 ) -> tuple[Tensor, Tensor]:
-    """Plain torch: the recurrence over a tree within a chunk, one chunk after another."""
-    return _apply(_Chunked, x, dt, a, b, c, d, z, h0, rows)
+    """Plain torch: the recurrence over a tree within a chunk, one chunk after another; traced, all in one."""
+    return _apply(_Whole if torch.compiler.is_compiling() else _Chunked, x, dt, a, b, c, d, z, h0, rows)
 
 
 def fused(
@@ -261,12 +260,11 @@ class _Chunked(torch.autograd.Function):
             *given, rows = _cut(x, dt, a, b, c, d, bounds[index], z, ctx.rows, begin)
             with torch.enable_grad():
                 leaves = [None if t is None else t.detach().requires_grad_() for t in given]
-                outputs = _piece(*leaves, rows)  # pyright: ignore[reportArgumentType]  # only z may be None
+                outputs = _piece(*leaves, rows)  # pyright: ignore  # as many as it takes, and only z may be None
             wanted = [t for t in leaves if t is not None]
             found = list(torch.autograd.grad(outputs, wanted, (dy[:, begin : begin + CHUNK], dh)))
-            for i in pieces:
-                if i < len(found):
-                    pieces[i].append(found[i])
+            for i, piece in pieces.items():
+                piece.extend(found[i : i + 1])
             for i in (2, 5):
                 total[i] = found[i] if i not in total else total[i] + found[i]
             dh = found[6]

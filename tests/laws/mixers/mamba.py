@@ -1,0 +1,18 @@
+"""Configurations in which Mamba must keep the laws."""
+
+from tests.laws.forms import ODD, forms
+
+SMALL = {"state": 4}
+REFERENCE = {"backend": "reference"}
+
+FORMS = [
+    *forms("mamba", {"causal": SMALL}, lengths=ODD, same_as=REFERENCE),
+    *forms(
+        "mamba",
+        {
+            "wide-one-tap": {"state": 3, "expand": 3, "dt_rank": 5, "bias": True, "conv": 1, "conv_bias": False},
+        },
+        same_as=REFERENCE,
+    ),
+    *forms("mamba", {"reference": {"state": 2, **REFERENCE}}),
+]
