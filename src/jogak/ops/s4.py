@@ -116,8 +116,8 @@ def step(
             change, into = (t.to(dtype) for t in _held(w, p, b, dt))
             h = h + (torch.einsum("rdm,dmn->rdn", h, change) + into * x_t.unsqueeze(-1))
         else:
-            narrow = tuple(t.to(dtype) for t in (w, p, b, dt))
-            h = h + _numbers(_change(_modes(h), x_t, *narrow, method))
+            w, p, b, dt = (t.to(dtype) for t in (w, p, b, dt))
+            h = h + _numbers(_change(_modes(h), x_t, w, p, b, dt, method))
         y = 2 * (_complex(c.to(dtype)) * _modes(h)).real.sum(-1)
     return y.to(x.dtype), h.to(state.dtype)
 
@@ -130,15 +130,13 @@ def cauchy(w: Tensor, p: Tensor, b: Tensor, read: Tensor, dt: Tensor, method: st
     Woodbury K = dt (read R B - dt s (read R P) (I + dt s P* R P)^-1 (P* R B)): products with a Cauchy matrix only,
     held for so many channels at a time as fit AT_ONCE.
     """
-    values = tuple(_complex(t.double()) for t in (w, p, b))
-    frequencies = length // 2 + 1
+    frequencies, kept, spectra = length // 2 + 1, torch.is_grad_enabled(), []
     group = max(1, AT_ONCE // (2 * w.shape[1] * frequencies))
-    parts = zip(*(t.split(group) for t in (*values, read, dt.double())), strict=True)
-    kept = torch.is_grad_enabled()
-    spectra = [
-        checkpoint(_spectrum, *part, method, length, use_reentrant=False) if kept else _spectrum(*part, method, length)
-        for part in parts
-    ]
+    for first in range(0, w.shape[0], group):
+        here = slice(first, first + group)
+        modes, low, into = (_complex(t[here].double()) for t in (w, p, b))
+        given = (modes, low, into, read[here], dt[here].double(), method, length)
+        spectra.append(checkpoint(_spectrum, *given, use_reentrant=False) if kept else _spectrum(*given))
     return torch.fft.irfft(torch.cat(spectra), n=length, dim=1)
 
 
@@ -210,19 +208,19 @@ def _advance(power: Tensor, h: Tensor) -> Tensor:
 
 def _family(w: Tensor, p: Tensor, b: Tensor, dt: Tensor, method: str) -> tuple[Tensor, Tensor]:
     """The transpose of A_ - I [D N N] and B_ [D N] of a method with an ALPHA, over real numbers, in float64."""
-    wide = tuple(t.double() for t in (w, p, b, dt))
-    units, nothing = _units(wide[0])
-    change = _numbers(_change(units, nothing, *wide, method)).transpose(0, 1)
-    start = _numbers(_change(torch.zeros_like(units[:1]), torch.ones_like(nothing[:1]), *wide, method))[0]
+    w, p, b, dt = (t.double() for t in (w, p, b, dt))
+    units, nothing = _units(w)
+    change = _numbers(_change(units, nothing, w, p, b, dt, method)).transpose(0, 1)
+    start = _numbers(_change(torch.zeros_like(units[:1]), torch.ones_like(nothing[:1]), w, p, b, dt, method))[0]
     return change, start
 
 
 def _held(w: Tensor, p: Tensor, b: Tensor, dt: Tensor) -> tuple[Tensor, Tensor]:
     """The same of a zero-order hold, which needs the exponential of the whole matrix."""
-    wide = tuple(t.double() for t in (w, p, b))
-    units, nothing = _units(wide[0])
-    a = _numbers(_slope(units, nothing, *wide)).permute(1, 2, 0)  # a column for each unit vector
-    a_, b_ = discretise.dense(a, wide[2].flatten(1).unsqueeze(-1), dt.double(), "zoh")
+    w, p, b, dt = (t.double() for t in (w, p, b, dt))
+    units, nothing = _units(w)
+    a = _numbers(_slope(units, nothing, w, p, b)).permute(1, 2, 0)  # a column for each unit vector
+    a_, b_ = discretise.dense(a, b.flatten(1).unsqueeze(-1), dt, "zoh")
     return a_.transpose(1, 2) - torch.eye(a.shape[-1], dtype=a.dtype, device=a.device), b_.squeeze(-1)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from jogak.ops import discretise
-from jogak.ops.state_space import Blocks, block_length, by_fft, exact, levels
+from jogak.ops.state_space import COMPLEX, Blocks, block_length, by_fft, exact, levels
 from jogak.ops.state_space import chunked as over_blocks
 
 
@@ -66,7 +66,7 @@ def step(x: Tensor, w: Tensor, b: Tensor, c: Tensor, dt: Tensor, state: Tensor, 
     with exact(x.device):
         a_, scale = discretise.diagonal(torch.view_as_complex(w.double()), dt.double(), method)
         # h + (A_ - 1) h: where A_ is near 1 the rounding of A_ itself would add up over a thousand steps.
-        change, b_ = (a_ - 1).to(dtype.to_complex()), (scale * torch.view_as_complex(b.double())).to(dtype.to_complex())
+        change, b_ = (a_ - 1).to(COMPLEX[dtype]), (scale * torch.view_as_complex(b.double())).to(COMPLEX[dtype])
         h = _modes(state.to(dtype))
         h = h + (change * h + b_ * x.to(dtype).unsqueeze(-1))
         y = 2 * (torch.view_as_complex(c.to(dtype)) * h).real.sum(-1)
@@ -104,7 +104,7 @@ def _blocks(
     squares = [turned]
     while len(squares) < levels(length):
         squares.append(squares[-1] * squares[-1])
-    powers = tuple(p.to(dtype.to_complex()) for p in squares)
+    powers = tuple(p.to(COMPLEX[dtype]) for p in squares)
     start = scale * torch.view_as_complex(b.double())
     block = block_length(length)
     run = torch.ones_like(powers[0]).unsqueeze(1)  # A^i [D K M]
