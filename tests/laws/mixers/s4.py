@@ -13,15 +13,7 @@ FORMS = [
         "s4",
         {
             "legt-zoh": {"size": 8, "init": "legt", "discretisation": "zoh"},
-            "lagt-backward-euler": {"size": 8, "init": "lagt", "discretisation": "backward_euler"},
-            "euler-ungated": {
-                "size": 4,
-                "init": "legs",
-                "discretisation": "euler",
-                "dt_min": 1e-3,
-                "dt_max": 1e-2,
-                "gated": False,
-            },
+            "lagt-ungated": {"size": 8, "init": "lagt", "discretisation": "backward_euler", "gated": False},
         },
         same_as=REFERENCE,
     ),

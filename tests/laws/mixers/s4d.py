@@ -12,9 +12,8 @@ FORMS = [
     *forms(
         "s4d",
         {
-            "lin-bilinear": {"size": 8, "init": "lin", "discretisation": "bilinear"},
-            "inv-backward-euler": {"size": 8, "init": "inv", "discretisation": "backward_euler"},
-            "euler-ungated": {
+            "inv-bilinear": {"size": 8, "init": "inv", "discretisation": "bilinear"},
+            "lin-euler-ungated": {
                 "size": 4,
                 "init": "lin",
                 "discretisation": "euler",
