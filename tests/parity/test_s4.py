@@ -241,7 +241,7 @@ def test_long_sequences_stay_near_float64(name, length):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"init": "legz"}, "legs"),
+        ({"init": "legz"}, "did you mean 'leg[st]'"),
         ({"size": 9}, "even"),
         ({"discretisation": "zero"}, "zoh"),
         ({"discretisation": "euler"}, "dt_max"),

@@ -46,7 +46,8 @@ def dense(a: Tensor, b: Tensor, dt: Tensor | float, method: str) -> tuple[Tensor
     if method == "zoh":
         # exp of [[A, B], [0, 0]] dt holds both, and A may be singular.
         joined = torch.cat([step * a, step * b], -1)
-        both = torch.linalg.matrix_exp(torch.cat([joined, torch.zeros_like(joined[..., : b.shape[-1], :])], -2))
+        still = joined.new_zeros(*joined.shape[:-2], b.shape[-1], joined.shape[-1])
+        both = torch.linalg.matrix_exp(torch.cat([joined, still], -2))
         return both[..., :size, :size], both[..., :size, size:]
     eye = torch.eye(size, dtype=a.dtype, device=a.device)
     ahead = eye - ALPHA[method] * step * a

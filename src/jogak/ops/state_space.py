@@ -2,7 +2,8 @@
 
 `chunked` cuts a sequence into blocks of K places. Inside a block y is a product with the lower triangle of the kernel
 C A^(i-j) B; from block to block goes the state, found for all blocks at once by doubling. Everything is a matrix
-product, O(T K) in all, and causal to the bit: what stands later is multiplied by zeros or not read at all.
+product, O(T K) in all, and causal to the bit: what stands later is not read at all or, if it stands in the same block,
+multiplied by zeros, so that it changes nothing as long as it is finite.
 `by_fft` convolves with the kernel of the whole length, as S4's authors train; the transform mixes all places, so that
 a later input changes an earlier output by rounding.
 

