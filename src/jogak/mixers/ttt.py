@@ -110,8 +110,8 @@ class TTT(Mixer):
     @property
     def _weights(self) -> dict[str, Tensor]:
         """The inner weights that every document starts from [H K+1 F]."""
-        first = {"weight_1": self.weight_1}
-        return first if self.weight_2 is None else {**first, "weight_2": self.weight_2}
+        both = {"weight_1": self.weight_1, "weight_2": self.weight_2}
+        return {name: weight for name, weight in both.items() if weight is not None}
 
     def init_state(
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -134,7 +134,8 @@ class TTT(Mixer):
         read = self._read(documents.take(x), documents, before, fresh=state is None)
         form = "primal" if read.q.shape[1] == 1 and self.backend == "dual" else self.backend
         y, *left = FORMS[form](*self._arguments(read), **self._inner(read, documents, before))
-        y = self.norm(y.flatten(2).to(x.dtype))
+        scale, shift = self.norm.weight.to(y.dtype), self.norm.bias.to(y.dtype)
+        y = F.layer_norm(y.flatten(2), (self.d_model,), scale, shift, self.norm.eps).to(x.dtype)
         if read.gate is not None:
             y = F.gelu(read.gate, approximate="tanh") * y
         names = [*self._weights, *(n.replace("weight", "gradient") for n in self._weights)]
@@ -175,6 +176,8 @@ class TTT(Mixer):
             at = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
             at = (at if place is None else at + place.unsqueeze(1)) % self.size
             q, k = self.rotary(q, at), self.rotary(k, at)
+        # Not rounded again: the inner loss is steep where what its LayerNorm is given varies little.
+        q, k, v = (part.to(torch.promote_types(x.dtype, torch.float32)) for part in (q, k, v))
         rate = self.rate * torch.sigmoid(F.linear(x, self.rate_weight, self.rate_bias))
         return _Read(q, k, v, rate, parts[-1] if self.has_gate else None, place, past)
 
@@ -192,9 +195,7 @@ class TTT(Mixer):
             given["g" + name[-1]] = None if read.place is None else held
         return given
 
-    def _end(
-        self, x: Tensor, left: dict[str, Tensor], read: _Read, documents: Documents, before: State
-    ) -> State:
+    def _end(self, x: Tensor, left: dict[str, Tensor], read: _Read, documents: Documents, before: State) -> State:
         """left: weights and gradients of each row of documents."""
         held = {name: documents.end(tensor) for name, tensor in left.items()}
         if self.taps:

@@ -9,12 +9,12 @@ Legend: M mini-batches, n rows times heads, C places of a mini-batch, K head wid
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from jogak.ops._exact import exact
 
@@ -106,6 +106,10 @@ def _curve(
     return at.back(of_y, z).addcmul_(at.y, of_rstd, value=-1), of_e
 
 
+def _minus(x: Tensor | None) -> Tensor | None:
+    return None if x is None else -x
+
+
 class _Linear(torch.autograd.Function):
     """keys [M n C K+1], aim [M n C K], gain [n 1 K], rate [M n C 1], w and offset [n K+1 K] -> slopes, weights.
 
@@ -114,7 +118,13 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, keys: Tensor, aim: Tensor, gain: Tensor, rate: Tensor, w: Tensor, offset: Tensor | None
+        ctx: Any,  # noqa: ANN401  # autograd's own context
+        keys: Tensor,
+        aim: Tensor,
+        gain: Tensor,
+        rate: Tensor,
+        w: Tensor,
+        offset: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         count = keys.shape[0]
         zs, found, weights = torch.empty_like(aim), torch.empty_like(aim), w.new_empty(count + 1, *w.shape)
@@ -133,7 +143,8 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, of_found: Tensor, of_weights: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN001 (torch's)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401  # autograd's own context
+        of_found, of_weights = grads
         keys, aim, gain, rate, zs, found, weights = ctx.saved_tensors
         with exact(keys.device):
             at = Norm.of(zs)
@@ -144,7 +155,7 @@ class _Linear(torch.autograd.Function):
             of_w = of_weights[-1]
             of_offset = None
             for m in reversed(range(keys.shape[0])):
-                of_offset = -of_w
+                of_offset = of_w
                 a = torch.baddbmm(of_found[m], given[m], of_w, alpha=-1)
                 torch.bmm(found[m], of_w.mT, out=of_given[m])
                 here = Norm(at.y[m], at.mean[m], at.rstd[m])
@@ -153,7 +164,7 @@ class _Linear(torch.autograd.Function):
             of_keys = torch.matmul(of_z, weights[:-1].mT).addcmul_(rate, of_given, value=-1)
             of_rate = -(keys * of_given).sum(-1, keepdim=True)
             of_gain = (of_aim * at.y).sum((0, 2)).unsqueeze(1)
-        return of_keys, of_aim, of_gain, of_rate, of_w, of_offset if ctx.shifted else None
+        return of_keys, of_aim, of_gain, of_rate, of_w, _minus(of_offset) if ctx.shifted else None
 
 
 class _Mlp(torch.autograd.Function):
@@ -164,7 +175,7 @@ class _Mlp(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,  # noqa: ANN401  # autograd's own context
         keys: Tensor,
         aim: Tensor,
         gain: Tensor,
@@ -199,7 +210,8 @@ class _Mlp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, of_hidden, of_before, of_after, of_firsts, of_seconds):  # noqa: ANN001, ANN205 (torch's)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401  # autograd's own context
+        of_hidden, of_before, of_after, of_firsts, of_seconds = grads
         keys, aim, gain, rate, hidden, zs, before, after, firsts, seconds = ctx.saved_tensors
         with exact(keys.device):
             at = Norm.of(zs)
@@ -212,7 +224,7 @@ class _Mlp(torch.autograd.Function):
             of_1, of_2 = of_firsts[-1], of_seconds[-1]
             of_offsets: tuple[Tensor | None, Tensor | None] = (None, None)
             for m in reversed(range(keys.shape[0])):
-                of_offsets = (-of_1, -of_2)
+                of_offsets = (of_1, of_2)
                 w2 = seconds[m]
                 first, second = _gelu_slopes(hidden[m])
                 a1 = torch.baddbmm(of_before[m], given[m], of_1, alpha=-1)
@@ -234,7 +246,8 @@ class _Mlp(torch.autograd.Function):
             of_keys = torch.matmul(of_h, firsts[:-1].mT).addcmul_(rate, of_given, value=-1)
             of_rate = of_rate.sub_((keys * of_given).sum(-1, keepdim=True))
             of_gain = (of_aim * at.y).sum((0, 2)).unsqueeze(1)
-        return of_keys, of_aim, of_gain, of_rate, of_1, of_2, *(of_offsets if ctx.shifted else (None, None))
+        offsets = [_minus(o) if ctx.shifted else None for o in of_offsets]
+        return of_keys, of_aim, of_gain, of_rate, of_1, of_2, *offsets
 
 
 class Walk(NamedTuple):
@@ -252,9 +265,12 @@ def walk(
     if torch.compiler.is_compiling():
         return _plain(keys, aim, gain, rate, weights, offsets)
     if len(weights) == 1:
-        found, ws = _Linear.apply(keys, aim, gain, rate, weights[0], offsets[0] if offsets else None)  # type: ignore[misc] (torch leaves apply untyped)
+        found, ws = cast(
+            list[Tensor], _Linear.apply(keys, aim, gain, rate, weights[0], offsets[0] if offsets else None)
+        )
         return Walk([found], [ws], [keys])
-    hidden, before, after, *ws = _Mlp.apply(keys, aim, gain, rate, *weights, *(offsets or (None, None)))  # type: ignore[misc] (as above)
+    all_of_it = _Mlp.apply(keys, aim, gain, rate, *weights, *(offsets or (None, None)))
+    hidden, before, after, *ws = cast(list[Tensor], all_of_it)
     return Walk([before, after], ws, [keys, one(gelu(hidden))])
 
 

@@ -279,9 +279,7 @@ def _work(k: Tensor, v: Tensor, rate: Tensor, decay: Tensor, scale: Tensor, shif
     aim = tiles.cut(scale * (shift + k - v))
     close = tiles.complete(heads, k.device) * decay[-1]
     per_place = tiles.learned(rate / k.shape[3])
-    return _Work(
-        tiles.cut(one(k)), aim, per_place, close, decay.unsqueeze(1), scales.square(), scales, shifts
-    )
+    return _Work(tiles.cut(one(k)), aim, per_place, close, decay.unsqueeze(1), scales.square(), scales, shifts)
 
 
 def _groups(count: int, weights: Sequence[Tensor]) -> list[tuple[int, int]]:
@@ -325,7 +323,7 @@ def _open(work: _Work, tiles: Tiles, weights: Sequence[Tensor], held: Sequence[T
         some = (tiles.ends % size > 0).view(-1, 1, 1, 1)
     inputs, found = slopes(keys, aim, work.gain, weights)
     left = [((rate * x).mT @ g).unflatten(0, (rows, -1)) for x, g in zip(inputs, found, strict=True)]
-    if some is None:
+    if some is None or isinstance(tiles.ends, int):
         return left
     if held is not None:
         first = (tiles.ends < size).view(-1, 1, 1, 1)
