@@ -7,6 +7,7 @@ wide. The ratio is how many times attention's time test-time training takes.
 import argparse
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from _side_by_side import PRECISIONS, circumstances, ratio, table, take_turns
@@ -15,7 +16,7 @@ from torch import nn
 from jogak import mixers
 from jogak.models.block import Block, PreNorm
 
-PROGRAMS: dict[str, tuple[str, dict[str, object]]] = {
+PROGRAMS: dict[str, tuple[str, dict[str, Any]]] = {
     "attention": ("attention", {"causal": True}),
     "ttt linear": ("ttt", {}),
     "ttt linear, no gate, no convolution": ("ttt", {"conv": 0, "gate": False}),
@@ -23,7 +24,14 @@ PROGRAMS: dict[str, tuple[str, dict[str, object]]] = {
 }
 
 
-def step(name: str, options: dict[str, object], width: int, length: int, batch: int, dtype: torch.dtype) -> Callable:
+def step(
+    name: str,
+    options: dict[str, Any],
+    width: int,
+    length: int,
+    batch: int,
+    dtype: torch.dtype,
+) -> Callable[[], None]:
     """One training step of a block that has only a mixer."""
     torch.manual_seed(0)
     mixer = mixers.build(name, d_model=width, heads=width // 64, **options)
@@ -58,7 +66,7 @@ def compare(width: int, options: argparse.Namespace) -> list[list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--widths", type=int, nargs="+", default=[256, 768])
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=1)

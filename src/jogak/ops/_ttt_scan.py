@@ -143,7 +143,10 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401  # autograd's own context
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator makes ctx position-only
+        ctx: Any,  # noqa: ANN401  # autograd's own context
+        *grads: Tensor,
+    ) -> tuple[Tensor | None, ...]:
         of_found, of_weights = grads
         keys, aim, gain, rate, zs, found, weights = ctx.saved_tensors
         with exact(keys.device):
@@ -210,7 +213,10 @@ class _Mlp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401  # autograd's own context
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator makes ctx position-only
+        ctx: Any,  # noqa: ANN401  # autograd's own context
+        *grads: Tensor,
+    ) -> tuple[Tensor | None, ...]:
         of_hidden, of_before, of_after, of_firsts, of_seconds = grads
         keys, aim, gain, rate, hidden, zs, before, after, firsts, seconds = ctx.saved_tensors
         with exact(keys.device):
