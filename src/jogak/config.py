@@ -123,6 +123,8 @@ class Data(Strict):
     sources: Annotated[tuple[str, ...], BeforeValidator(_pattern), Field(min_length=1)]
     source: str = "source"  # field that is read
     target: str = "target"  # field that is to be produced
+    text: str = "text"  # field that is read where nothing is translated: a language model's, a classifier's
+    label: str = "label"  # field of a classifier's answer
     test: Annotated[int, Field(ge=0)] = 500  # examples held out for the last measurement, by hash of the target
     validation: Annotated[int, Field(ge=0)] = 300  # held out for early stopping and choosing checkpoints
     max_length: Positive = 256  # units; longer training examples are left out, and counted

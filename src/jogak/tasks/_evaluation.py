@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from jogak.data.sources import Row
 from jogak.errors import UserError
 from jogak.tasks._scores import Nearest, Scores, scores
-from jogak.tasks.translate import Translator
+
+if TYPE_CHECKING:
+    from jogak.tasks.translate import Translator
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Evaluation:
 
 
 def evaluate(
-    translator: Translator,
+    translator: "Translator",
     rows: Sequence[Row],
     training: Sequence[Row],
     *,

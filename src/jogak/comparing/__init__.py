@@ -1,0 +1,1 @@
+"""Comparing mixers: synthetic probes and real data, the same model around every mixer, the same budget."""
