@@ -3,6 +3,7 @@
 Legend: B rows, T length, D model width, V vocabulary.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,8 +17,6 @@ from jogak import config, models
 from jogak.comparing.problems import Problem, score
 from jogak.data.batch import IGNORE
 from jogak.models import Decoder
-from jogak.training import optimiser
-from jogak.training.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,13 @@ class Budget:
     enough: float | None = None
     look_every: int = 100
     seed: int = 0
+
+    def rate_at(self, done: int) -> float:
+        """The learning rate of the update after `done` others."""
+        if done < self.warmup:
+            return self.rate * (done + 1) / self.warmup
+        passed = (done - self.warmup) / max(1, self.steps - self.warmup)
+        return self.rate * (0.1 + 0.9 * (1 + math.cos(math.pi * passed)) / 2)
 
 
 @dataclass(frozen=True)
@@ -118,21 +124,13 @@ def _once(problem: Problem, mixer: str, pattern: Sequence[config.Mixer], shape: 
         torch.manual_seed(budget.seed)
         model = models.build(shape.model(pattern, problem.vocabulary))
     assert isinstance(model, Decoder)
-    train = config.Train(
-        steps=budget.steps,
-        rate=budget.rate,
-        warmup=budget.warmup,
-        schedule="cosine",
-        final_rate=0.1,
-        weight_decay=0.01,
-        betas=(0.9, 0.98),
-    )
-    adamw, schedule = optimiser.build(model, train), Schedule.of(train)
+    adamw = _adamw(model)
     random = np.random.default_rng([budget.seed, 7])
     used, step, curve = 0.0, 0, []
     while step < budget.steps and used < budget.seconds:
         start = time.perf_counter()
-        optimiser.set_rate(adamw, schedule.rate(step + 1, step / budget.steps, budget.warmup / budget.steps))
+        for group in adamw.param_groups:
+            group["lr"] = budget.rate_at(step)
         _update(model, adamw, *map(torch.from_numpy, problem.batch(random, budget.rows)))
         step, used = step + 1, used + time.perf_counter() - start
         if budget.enough is not None and step % budget.look_every == 0 and step < budget.steps:
@@ -162,11 +160,20 @@ def _enough(problem: Problem, budget: Budget, value: float) -> bool:
     return value >= budget.enough if problem.metric == "accuracy" else value <= budget.enough
 
 
+def _adamw(model: Decoder) -> torch.optim.AdamW:
+    """AdamW that decays matrices and leaves vectors (gains, biases, steps) alone."""
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.01},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-9, fused=True)
+
+
 def _update(model: Decoder, adamw: torch.optim.AdamW, ids: Tensor, targets: Tensor) -> None:
     logits, real = _answers(model, ids, targets)
     loss = F.cross_entropy(logits, real)
     loss.backward()
-    optimiser.clip(model.parameters(), 1.0)
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     adamw.step()
     adamw.zero_grad(set_to_none=True)
 
