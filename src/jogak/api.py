@@ -1,4 +1,4 @@
-"""What a user can do, as functions: load, train, run, evaluate, look, plan, names, build_data.
+"""What a user can do, as functions: load, train, compare, run, evaluate, look, plan, names, build_data.
 
 The command and the Python user call the same ones.
 """
@@ -14,7 +14,9 @@ from time import perf_counter
 
 import torch
 
-from jogak import config, registry, storage
+from jogak import config, models, registry, storage
+from jogak.comparing.recipes import Comparison, distinct, entry, with_mixer
+from jogak.comparing.report import write as write_report
 from jogak.data import builders
 from jogak.data.embedded import embedded_names
 from jogak.errors import UserError, nearest
@@ -135,6 +137,35 @@ def train(
     start = None if from_ is None else load(from_, device="cpu")
     task = module.build(read, start=None if start is None else (start.module, start.codec))
     return fit(task, Path(read.run), resume=resume, overwrite=overwrite)
+
+
+def compare(
+    recipe: str | Path,
+    names: Sequence[str],
+    overrides: Overrides = (),
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Comparison:
+    """Train what a recipe says once with each mixer, into folders below its run; a table, and a page beside them.
+
+    names: mixers, or several that take turns in the blocks ("mamba+attention"). A mixer that the recipe's pattern
+    has already keeps its options there. resume: go on with what is there.
+
+    Raises: UserError naming what is wrong and where, before anything is trained.
+    """
+    read = config.read_recipe(recipe, overrides)
+    module = registry.find("tasks", read.task)
+    plans = {name: with_mixer(read, name) for name in distinct(names)}
+    for changed in plans.values():
+        models.build(changed.model, changed.codec.vocab_size, device="meta")  # refuses now what it would refuse later
+    entries, metric = [], ""
+    for name, changed in plans.items():
+        task, folder = module.build(changed), Path(changed.run)
+        figures = fit(task, folder, resume=resume, overwrite=overwrite)
+        entries.append(entry(name, task.model, changed, figures, Run(folder).metrics))
+        metric = task.metric
+    return Comparison(entries, metric, write_report(Path(read.run), entries, metric, read))
 
 
 def run(model: str | Path | Model, x: str | Sequence[str], **settings: int | None) -> Result | list[Result]:

@@ -1,1 +1,1 @@
-"""Comparing mixers: synthetic probes and real data, the same model around every mixer, the same budget."""
+"""Comparing mixers: a recipe trained with each, or a trial on a synthetic probe; the same budget for all."""

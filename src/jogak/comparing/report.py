@@ -1,9 +1,10 @@
 """What a comparison found, as a table and as one self-contained page."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jogak import __version__, config, storage
 
@@ -16,7 +17,7 @@ class Entry:
     """One mixer of a comparison.
 
     figures: of the final validation. state_bytes: what decoding carries after the recipe's longest example, None
-    where nothing is decoded. curve: (seconds, metric) at every validation.
+    where nothing is decoded. judged: the records of every validation, with "seconds" and the figures.
     """
 
     name: str
@@ -26,7 +27,7 @@ class Entry:
     seconds: float
     tokens_per_second: float
     figures: dict[str, float]
-    curve: Sequence[tuple[float, float]]
+    judged: Sequence[Mapping[str, Any]]
 
 
 def ranked(entries: Sequence[Entry], metric: str) -> list[Entry]:
@@ -92,7 +93,8 @@ def write(folder: Path, entries: Sequence[Entry], metric: str, recipe: config.Re
 def _chart(entries: Sequence[Entry], metric: str) -> str:
     """The metric over seconds of training, a line for each mixer."""
     name = metric.removeprefix("-")
-    points = [point for e in entries for point in e.curve]
+    curves = {e.name: [(float(r["seconds"]), float(r[name])) for r in e.judged] for e in entries}
+    points = [point for curve in curves.values() for point in curve]
     if not points:
         return ""
     right = max(x for x, _ in points) or 1.0
@@ -105,7 +107,7 @@ def _chart(entries: Sequence[Entry], metric: str) -> str:
 
     lines, legend = [], []
     for number, entry in enumerate(entries):
-        colour, drawn = _COLOURS[number % len(_COLOURS)], " ".join(place(*p) for p in entry.curve)
+        colour, drawn = _COLOURS[number % len(_COLOURS)], " ".join(place(*p) for p in curves[entry.name])
         dashes = "" if number < len(_COLOURS) else ' stroke-dasharray="5 3"'
         lines.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2"{dashes} points="{drawn}"/>')
         legend.append(f'<span style="color:{colour}">&#9632;</span> {html.escape(entry.name)}')
@@ -129,7 +131,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 table { border-collapse: collapse; display: block; overflow-x: auto; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; font-variant-numeric: tabular-nums; }
 th:first-child, td:first-child { text-align: left; }
-svg { width: 100%; height: auto; font-size: 12px; fill: #444; } pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; }
+svg { width: 100%; height: auto; font-size: 12px; fill: #444; }
+pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; }
 </style></head><body>
 BODY
 </body></html>

@@ -271,7 +271,7 @@ class LanguageModel:
 
     def samples(self, count: int) -> list[dict[str, str]]:
         """How the model goes on in the middle of a line of the validation text, beside how the text does."""
-        lines = [line for d in self.validation for line in d.text.splitlines() if len(line) >= 16]
+        lines = [line for d in self.validation for line in d.text.splitlines() if len(line) >= 8]
         chosen = [lines[n * len(lines) // count] for n in range(min(count, len(lines)))]
         halves = [(line[: len(line) // 2], line[len(line) // 2 :]) for line in chosen]
         short = self.writer.decode.model_copy(update={"max_length": min(64, self.writer.decode.max_length)})
