@@ -344,7 +344,7 @@ def names(kind: str) -> list[str]:
         "mixers": lambda: registry.names("mixers"),
         "tasks": lambda: registry.names("tasks"),
         "presets": registry.preset_names,
-        "data": lambda: [*(f"embedded:{n}" for n in embedded_names()), *builders.names()],
+        "data": lambda: [*(f"embedded:{n}" for n in [*embedded_names(), "languages", "pydoc"]), *builders.names()],
     }
     if kind not in known:
         raise UserError(f"there is no list of '{kind}'{nearest(kind, known)}")

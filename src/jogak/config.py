@@ -60,7 +60,7 @@ class FeedForward(Strict):
 class Stack(Strict):
     """Blocks in a row; their mixers follow `pattern`, repeated until `depth` blocks are filled."""
 
-    depth: Positive = 6
+    depth: Annotated[int, Field(ge=0)] = 6
     pattern: Annotated[tuple[MixerChoice, ...], BeforeValidator(_pattern), Field(min_length=1)] = (
         Mixer(name="attention"),
     )
@@ -70,6 +70,17 @@ class Stack(Strict):
     placement: Literal["pre", "post", "sandwich", "parallel"] = "post"
     norm_eps: Annotated[float, Field(gt=0)] = 1e-5
     final_norm: bool | None = None  # None: wherever the placement leaves the residual stream unnormed (pre)
+
+
+class Head(Strict):
+    """What stands behind the last stack: a score for every unit at each position, or for every class of a sequence."""
+
+    kind: Literal["units", "classes"] = "units"
+    classes: Positive | None = None  # None: what the data has
+    pool: Literal["mean", "max", "first", "last", "convolutions"] = "mean"  # of classes: which positions make it up
+    widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3, 4, 5)  # of pool: convolutions
+    channels: Positive = 100  # of pool: convolutions, for each width
+    dropout: Fraction = 0.0  # of classes: before the scores
 
 
 class Model(Strict):
@@ -82,6 +93,7 @@ class Model(Strict):
     max_length: Positive = 1024  # of a learned position table; and where data is cut
     encoder: Stack | None = None
     decoder: Stack | None = None
+    head: Head = Head()
     tie: Literal["none", "output", "all"] = "all"  # output: decoder embedding = head; all: and encoder embedding
     scale_embedding: bool = True  # multiply by sqrt(width), as in 1706.03762 section 3.4
     dropout: Fraction = 0.1
@@ -93,6 +105,8 @@ class Model(Strict):
             wanted, given = side in self.topology.split("-"), getattr(self, side) is not None
             if given and not wanted:
                 raise ValueError(f"topology '{self.topology}' has no {side}; remove '{side}'")
+        if self.topology == "encoder-decoder" and self.head.kind == "classes":
+            raise ValueError("'head.kind: classes' needs topology 'encoder' or 'decoder'")
         if self.topology != "encoder-decoder" and self.decoder is not None and self.decoder.cross is not None:
             raise ValueError("'decoder.cross' needs topology 'encoder-decoder', which gives it something to read")
         return self

@@ -5,10 +5,12 @@ import torch
 from jogak import config
 from jogak.errors import UserError
 from jogak.models.block import BlockState, Stack, build_stack
-from jogak.models.topologies import Coder, Decoder, Encoder, EncoderDecoder, Model, ModelState
+from jogak.models.classifier import Classifier
+from jogak.models.topologies import Coder, Decoder, Encoder, EncoderDecoder, ModelState
 
 __all__ = [
     "BlockState",
+    "Classifier",
     "Coder",
     "Decoder",
     "Encoder",
@@ -21,6 +23,7 @@ __all__ = [
     "parameter_count",
 ]
 
+Model = Encoder | Decoder | EncoderDecoder | Classifier
 TOPOLOGIES: dict[str, type[Encoder] | type[Decoder]] = {
     "encoder": Encoder,
     "decoder": Decoder,
@@ -37,6 +40,8 @@ def build(given: config.Model, vocab_size: int | None = None, *, device: torch.d
     if size is None:
         raise UserError("model.vocab_size is not set and no codec says it; set model.vocab_size")
     with torch.device(device or "cpu"):
+        if given.head.kind == "classes":
+            return Classifier(given, size)
         return TOPOLOGIES[given.topology](given, size)
 
 
