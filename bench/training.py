@@ -123,7 +123,7 @@ def our_loss(model: EncoderDecoder, batch: Batch) -> Tensor:
     hidden, _ = model.hidden(batch.ids, None, context)
     real = batch.targets != IGNORE
     weight = model.head.projection.weight
-    loss, _ = cross_entropy.chunked(hidden[real], weight, batch.targets[real], SMOOTHING)
+    loss, _ = cross_entropy.auto(hidden[real], weight, batch.targets[real], SMOOTHING)
     return loss / real.sum()
 
 

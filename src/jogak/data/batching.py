@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 
 # Widths of batches, and their rows where there are more, are multiples: a kernel that is made for each new shape
 # (bfloat16 on a CPU) then meets few of them. Costs a few percent of padding.
-GRAIN = 4
+GRAIN = 2
 
 
 def _rounded(widths: Ints) -> Ints:

@@ -259,7 +259,7 @@ class Translate:
         hidden, _ = self.model.hidden(batch.units.ids, None, context)
         real = batch.targets != IGNORE
         weight = self.model.head.projection.weight
-        return cross_entropy.chunked(hidden[real], weight, batch.targets[real], smoothing)
+        return cross_entropy.auto(hidden[real], weight, batch.targets[real], smoothing)
 
     def validate(self) -> dict[str, float]:
         """loss: -log p of a target in nats, mean over the validation targets; chrF of greedy answers."""

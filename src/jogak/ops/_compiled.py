@@ -1,0 +1,70 @@
+"""Loops compiled by numba at their first call, and work spread over torch's number of threads.
+
+numba's own threads are not used: their layer may abort the process when two threads of Python call it at once, and
+it knows nothing of torch.set_num_threads. A kernel that gives the interpreter free runs in a small pool instead.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+GRAIN = 1 << 16  # steps of a loop that are worth a thread's start
+AVAILABLE = find_spec("numba") is not None
+
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}  # by process (a fork has no threads of its parent's) and size
+
+
+class Kernel:
+    """A function of (first, last, *arrays) that does the tasks first ... last - 1; compiled when it is first called.
+
+    Compiled code is kept beside the source, or in the user's cache where that folder cannot be written, or nowhere.
+    """
+
+    def __init__(self, function: Callable[..., None], *, reorder: bool = False) -> None:
+        self.function, self.reorder = function, reorder
+        self._compiled: Callable[..., None] | None = None
+
+    @property
+    def compiled(self) -> Callable[..., None]:
+        if self._compiled is None:
+            self._compiled = jit(self.function, reorder=self.reorder)
+        return self._compiled
+
+    def __call__(self, tasks: int, *arrays: Any, work: int = GRAIN**2) -> None:  # noqa: ANN401 (what numba takes)
+        """Do `tasks` tasks on as many threads as torch would use, fewer where there is little `work` (in steps)."""
+        run, threads = self.compiled, min(torch.get_num_threads(), tasks, max(1, work // GRAIN))
+        if threads < 2:
+            run(0, tasks, *arrays)
+            return
+        bounds = [tasks * i // threads for i in range(threads + 1)]
+        pool = _pool(threads - 1)
+        others = [pool.submit(run, bounds[i], bounds[i + 1], *arrays) for i in range(1, threads)]
+        run(0, bounds[1], *arrays)
+        for other in others:
+            other.result()
+
+
+def jit(function: Callable[..., Any], *, reorder: bool = False) -> Callable[..., Any]:
+    """The function compiled by numba, without the interpreter's lock; products and sums may fuse.
+
+    reorder: whether sums may be added up in another order than is written, as vector instructions do.
+    """
+    import numba
+
+    allowed = {"contract", "reassoc", "nsz"} if reorder else {"contract"}
+    options: dict[str, Any] = {"nogil": True, "fastmath": allowed, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder for the cache can be written
+        return numba.njit(**options)(function)
+
+
+def _pool(size: int) -> ThreadPoolExecutor:
+    key = (os.getpid(), size)
+    if key not in _pools:
+        _pools[key] = ThreadPoolExecutor(size, thread_name_prefix="jogak")
+    return _pools[key]
