@@ -46,20 +46,20 @@ CELLS = {
     ),
     "selective copying": Cell(
         lambda: ProbeProblem("selective copying", probes.SelectiveCopying(8, 56)),
-        Budget(steps=1000, rows=32, rate=3e-3, enough=0.99),
+        Budget(steps=1500, rows=32, rate=3e-3, enough=0.99),
     ),
     "induction heads": Cell(
         lambda: ProbeProblem("induction heads", probes.InductionHeads(64, 4)),
         Budget(steps=600, rows=32, rate=3e-3, enough=0.99),
     ),
     "associative recall": Cell(
-        lambda: ProbeProblem("associative recall", probes.AssociativeRecall(8, 64)),
-        Budget(steps=800, rows=32, rate=3e-3, enough=0.99),
+        lambda: ProbeProblem("associative recall", probes.AssociativeRecall(4, 32, keys=8, values=8)),
+        Budget(steps=1500, rows=32, rates=(3e-3, 1e-2), enough=0.99),
     ),
     "digits": Cell(DigitsProblem.load, Budget(steps=1000, rows=32, rate=3e-3)),
     "long copying": Cell(
-        lambda: ProbeProblem("long copying", probes.LongCopying(64, 64)),
-        Budget(steps=400, rows=32, rate=3e-3, enough=0.99),
+        lambda: ProbeProblem("long copying", probes.LongCopying(64, 32)),
+        Budget(steps=500, rows=32, rate=3e-3, enough=0.99),
     ),
 }
 
