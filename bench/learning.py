@@ -54,7 +54,7 @@ CELLS = {
     ),
     "associative recall": Cell(
         lambda: ProbeProblem("associative recall", probes.AssociativeRecall(4, 32, keys=8, values=8)),
-        Budget(steps=1500, rows=32, rates=(3e-3, 1e-2), enough=0.99),
+        Budget(steps=1500, rows=32, rates=(5e-3, 2e-3), enough=0.99),
     ),
     "digits": Cell(DigitsProblem.load, Budget(steps=1000, rows=32, rate=3e-3)),
     "long copying": Cell(
