@@ -23,7 +23,7 @@ help: ## say what there is
 
 demo: $(VENV)/.ready-demo ## train a Korean-English translator (10 minutes on 2 cores), measure it, draw its attention; mixer=NAME
 	@say() { printf '\n\033[1m$$ %s\033[0m\n' "$$*"; "$(BIN)/$$@"; }; \
-	say jogak train $(DEMO) --overwrite $(if $(mixer),model.encoder.pattern=$(mixer) model.decoder.pattern=$(mixer)) $(set); \
+	say jogak train $(DEMO) --overwrite $(if $(mixer),--mixer $(mixer)) $(set); \
 	say jogak eval runs/demo --samples 10; \
 	say jogak run runs/demo "파일을 저장할 수 없습니다" "새 창에서 링크 열기" "%(name)s 항목을 삭제하시겠습니까?"; \
 	say jogak look runs/demo "나는 은행에 갔다" -o runs/demo/look.html; \

@@ -1,14 +1,17 @@
 """Beam search with the 2017 Transformer: jogak, `transformers` generate and CTranslate2, taking turns.
 
-All three have the same weights (post-norm, tied, sinusoids) and translate the same sentences, their lengths
-log-normal, each to the same number of units: the end is forbidden until then, so that nobody gains by stopping early.
-Sentences go in batches of like lengths. `same answers`: how many of a program's best answers are jogak's.
+All three have the same weights (post-norm, tied, sinusoids) and translate the same sentences, in batches of like
+lengths. Either the weights are random and the sentences too, their lengths log-normal, each translated to the same
+number of units: the end is forbidden until then, so that nobody gains by stopping early. Or, with `--run`, they are a
+trained run's and its held-out sentences', which end where they end: what a user waits for. `same answers`: how many of
+a program's best answers are jogak's.
 """
 
 import argparse
 import statistics
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import _marian
@@ -17,10 +20,21 @@ from _side_by_side import CLOCKS, PRECISIONS, circumstances, ratio, table, take_
 from torch import Tensor
 from training import SHAPES, Shape, build, lengths
 
+import jogak
 from jogak.decoding.search import Settings, search
 from jogak.models import EncoderDecoder
+from jogak.tasks import translate
 
 Answers = list[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Search:
+    """beam wide, units long at most; fixed: no shorter either."""
+
+    beam: int
+    units: int
+    fixed: bool
 
 
 def sources(shape: Shape, count: int, seed: int) -> list[Tensor]:
@@ -42,12 +56,14 @@ def batched(given: list[Tensor], size: int) -> list[tuple[Tensor, Tensor]]:
     return found
 
 
-def jogaks(model: EncoderDecoder, batches: list[tuple[Tensor, Tensor]], beam: int, units: int) -> Callable[[], Answers]:
+def jogaks(model: EncoderDecoder, batches: list[tuple[Tensor, Tensor]], search_: Search) -> Callable[[], Answers]:
+    never = (_marian.PAD, _marian.END) if search_.fixed else (_marian.PAD,)
+
     def run() -> Answers:
         answers: Answers = []
         for ids, mask in batches:
-            never = tuple((_marian.END, _marian.PAD) for _ in ids)
-            settings = Settings(end=_marian.END, max_length=units, beam=beam, forbidden=never)
+            forbidden = tuple(never for _ in ids)
+            settings = Settings(end=_marian.END, max_length=search_.units, beam=search_.beam, forbidden=forbidden)
             with torch.inference_mode():
                 context = model.read(ids, None if bool(mask.all()) else mask)
                 start = torch.full((len(ids), 1), _marian.START)
@@ -58,7 +74,7 @@ def jogaks(model: EncoderDecoder, batches: list[tuple[Tensor, Tensor]], beam: in
 
 
 def transformers(
-    model: torch.nn.Module, batches: list[tuple[Tensor, Tensor]], beam: int, units: int
+    model: torch.nn.Module, batches: list[tuple[Tensor, Tensor]], search_: Search
 ) -> Callable[[], Answers]:
     def run() -> Answers:
         answers: Answers = []
@@ -67,19 +83,24 @@ def transformers(
                 found = model.generate(  # pyright: ignore[reportCallIssue]
                     input_ids=ids,
                     attention_mask=mask.long(),
-                    num_beams=beam,
-                    min_new_tokens=units,
-                    max_new_tokens=units,
+                    num_beams=search_.beam,
+                    min_new_tokens=search_.units if search_.fixed else 1,
+                    max_new_tokens=search_.units,
                     bad_words_ids=[[_marian.PAD]],
                     do_sample=False,
                 )
-            answers += [tuple(row[1 : units + 1].tolist()) for row in found]
+            answers += [until_end(row[1:].tolist()) for row in found]
         return answers
 
     return run
 
 
-def ctranslate2s(folder: Path, batches: list[tuple[Tensor, Tensor]], beam: int, units: int) -> Callable[[], Answers]:
+def until_end(units: list[int]) -> tuple[int, ...]:
+    stop = next((i for i, u in enumerate(units) if u in (_marian.END, _marian.PAD)), len(units))
+    return tuple(units[:stop])
+
+
+def ctranslate2s(folder: Path, batches: list[tuple[Tensor, Tensor]], search_: Search) -> Callable[[], Answers]:
     import ctranslate2
 
     translator = ctranslate2.Translator(
@@ -92,9 +113,9 @@ def ctranslate2s(folder: Path, batches: list[tuple[Tensor, Tensor]], beam: int, 
             texts = [[str(u) for u in row[real].tolist()] for row, real in zip(ids, mask, strict=True)]
             found = translator.translate_batch(
                 texts,
-                beam_size=beam,
-                min_decoding_length=units,
-                max_decoding_length=units,
+                beam_size=search_.beam,
+                min_decoding_length=search_.units if search_.fixed else 1,
+                max_decoding_length=search_.units,
                 suppress_sequences=[[str(_marian.PAD)]],
                 max_batch_size=len(texts),
             )
@@ -108,39 +129,55 @@ def agreement(theirs: Answers, ours: Answers) -> str:
     return f"{sum(a == b for a, b in zip(theirs, ours, strict=True)) / len(ours):.0%}"
 
 
-def compare(shape: Shape, options: argparse.Namespace) -> list[list[str]]:
+def random_model(options: argparse.Namespace) -> tuple[EncoderDecoder, list[Tensor]]:
+    """Of the shape that is asked for, and sentences for it."""
+    shape = SHAPES[options.shape]
+    torch.manual_seed(options.seed)
+    return build(shape).eval(), sources(shape, options.sentences, options.seed)
+
+
+def trained_model(options: argparse.Namespace) -> tuple[EncoderDecoder, list[Tensor]]:
+    """A run's, and its held-out sentences, shortest first."""
+    loaded = jogak.load(options.run, device="cpu")
+    rows = translate.read_split(loaded.recipe.data).test[: options.sentences]
+    encoded = [loaded.codec.encode_source(row.source).ids for row in rows]
+    assert (loaded.codec.pad_id, loaded.codec.bos_id, loaded.codec.eos_id) == (_marian.PAD, _marian.START, _marian.END)
+    return loaded.module, [torch.tensor([*ids, _marian.END]) for ids in sorted(encoded, key=len)]
+
+
+def compare(options: argparse.Namespace) -> list[list[str]]:
     """The table's rows, in all precisions; CTranslate2 in float32 only."""
     rows: list[list[str]] = []
-    given = batched(sources(shape, options.sentences, options.seed), options.batch)
+    search_ = Search(options.beam, options.units, fixed=options.run is None)
     for precision in options.precisions:
-        torch.manual_seed(options.seed)
-        ours = build(shape).eval()
+        ours, sentences = (random_model if options.run is None else trained_model)(options)
+        given = batched(sentences, options.batch)
         marian = _marian.like(ours).eval()
         _marian.copy_weights(ours, marian)
-        beam, units = options.beam, options.units
         programs: dict[str, Callable[[], Answers]] = {
-            "jogak": jogaks(ours.to(PRECISIONS[precision]), given, beam, units),
-            "transformers": transformers(marian.to(PRECISIONS[precision]), given, beam, units),
+            "jogak": jogaks(ours.to(PRECISIONS[precision]), given, search_),
+            "transformers": transformers(marian.to(PRECISIONS[precision]), given, search_),
         }
         with tempfile.TemporaryDirectory() as folder:
             if precision == "float32":
                 _marian.save_for_ctranslate2(ours, Path(folder))
-                programs["CTranslate2"] = ctranslate2s(Path(folder), given, beam, units)
+                programs["CTranslate2"] = ctranslate2s(Path(folder), given, search_)
             answers = {name: run() for name, run in programs.items()}
             taken = take_turns(programs, options.rounds, options.clock)
         for name, seconds in taken.items():
             median = statistics.median(seconds)
-            rate = options.sentences * units / median
+            rate = sum(map(len, answers[name])) / median
             rest = ["", ""]
             if name != "jogak":
                 rest = [ratio(seconds, taken["jogak"]), agreement(answers[name], answers["jogak"])]
-            rows.append([f"{options.shape}, {precision}", name, f"{median:.2f}", f"{rate:,.0f}", *rest])
+            rows.append([f"{options.run or options.shape}, {precision}", name, f"{median:.2f}", f"{rate:,.0f}", *rest])
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=SHAPES, default="demo")
+    parser.add_argument("--shape", choices=SHAPES, default="demo", help="of a model with random weights")
+    parser.add_argument("--run", help="a trained run instead, post-norm")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--sentences", type=int, default=256)
     parser.add_argument("--beam", type=int, default=4)
@@ -150,12 +187,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     options = parser.parse_args()
-    shape = SHAPES[options.shape]
     head = ["shape, precision", "program", "seconds", "units/s", "jogak is faster by", "same answers"]
-    print(table(head, compare(shape, options)))
+    print(table(head, compare(options)))
+    ends = f"{options.units} units each" if options.run is None else f"at most {options.units} units"
     print(
-        f"\n{shape}. {options.sentences} sentences, beam {options.beam}, {options.units} units each, in batches of "
-        f"{options.batch}. Medians of {options.rounds} turns; least and most of the pairs."
+        f"\n{options.sentences} sentences, beam {options.beam}, {ends}, in batches of {options.batch}. "
+        f"Medians of {options.rounds} turns; least and most of the pairs."
     )
     print(circumstances("transformers", "ctranslate2"))
 

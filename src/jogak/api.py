@@ -127,12 +127,16 @@ def train(
     resume: bool = False,
     from_: str | None = None,
     overwrite: bool = False,
+    mixer: str | None = None,
 ) -> dict[str, float]:
     """Train what a recipe says into its run's folder; the final figures.
 
-    from_: a run whose weights and codec it starts from. Raises: UserError naming what is wrong and where.
+    from_: a run whose weights and codec it starts from. mixer: one for every block of the recipe's model, instead of
+    those it names. Raises: UserError naming what is wrong and where.
     """
     read = config.read_recipe(recipe, overrides)
+    if mixer is not None:
+        read = read.model_copy(update={"model": models.with_mixer(read.model, mixer)})
     module = registry.find("tasks", read.task)
     start = None if from_ is None else load(from_, device="cpu")
     task = module.build(read, start=None if start is None else (start.module, start.codec))

@@ -60,6 +60,10 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run's last checkpoint stands.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there already.")] = False,
+    mixer: Annotated[
+        str | None,
+        typer.Option("--mixer", metavar="NAME", help="This mixer in every block, bidirectional where it must be."),
+    ] = None,
 ) -> None:
     """Train what a recipe says, into a run folder.
 
@@ -68,7 +72,7 @@ def train(
     from jogak import api
 
     changes, start = _split_from(overrides or [])
-    api.train(recipe, changes, resume=resume, from_=start, overwrite=overwrite)
+    api.train(recipe, changes, resume=resume, from_=start, overwrite=overwrite, mixer=mixer)
 
 
 @app.command()

@@ -53,7 +53,7 @@ class FeedForward(Strict):
     """The part of a block that works on each position alone."""
 
     width: Positive | None = None  # None: 4 * the model's width
-    activation: Literal["relu", "gelu", "gelu_tanh", "silu", "geglu", "swiglu", "reglu"] = "relu"
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu", "geglu", "geglu_tanh", "swiglu", "reglu"] = "relu"
     bias: bool = True
 
 
@@ -64,12 +64,13 @@ class Stack(Strict):
     pattern: Annotated[tuple[MixerChoice, ...], BeforeValidator(_pattern), Field(min_length=1)] = (
         Mixer(name="attention"),
     )
-    cross: MixerChoice | None = None  # decoder of an encoder-decoder; None there: attention
+    causal: bool | None = None  # an encoder that looks back only; None: where it hands over its states
+    cross: MixerChoice | None = None  # decoder of an encoder-decoder; None there: attention, where there is a memory
     feedforward: FeedForward | None = FeedForward()
     norm: Literal["layer", "rms"] = "layer"
-    placement: Literal["pre", "post", "sandwich", "parallel"] = "post"
+    placement: Literal["pre", "post", "sandwich", "parallel", "plain"] = "post"  # plain: no residual, no norm
     norm_eps: Annotated[float, Field(gt=0)] = 1e-5
-    final_norm: bool | None = None  # None: wherever the placement leaves the residual stream unnormed (pre)
+    final_norm: bool | None = None  # None: wherever the placement leaves the residual stream unnormed (pre, ...)
 
 
 class Head(Strict):
@@ -88,12 +89,15 @@ class Model(Strict):
 
     topology: Literal["encoder", "decoder", "encoder-decoder"] = "encoder-decoder"
     vocab_size: Positive | None = None  # None: what the codec has
+    source_vocab_size: Positive | None = None  # of an encoder-decoder's encoder; None: vocab_size
     width: Positive = 512
     position: Literal["none", "sinusoidal", "learned"] = "sinusoidal"  # added to the embedding
     max_length: Positive = 1024  # of a learned position table; and where data is cut
     encoder: Stack | None = None
     decoder: Stack | None = None
     head: Head = Head()
+    handover: Literal["memory", "state", "both"] = "memory"  # what a decoder gets of its encoder: outputs, last states
+    reverse_source: bool = False  # the encoder of an encoder-decoder reads its source backwards (1409.3215)
     tie: Literal["none", "output", "all"] = "all"  # output: decoder embedding = head; all: and encoder embedding
     scale_embedding: bool = True  # multiply by sqrt(width), as in 1706.03762 section 3.4
     dropout: Fraction = 0.1
@@ -109,12 +113,34 @@ class Model(Strict):
             raise ValueError("'head.kind: classes' needs topology 'encoder' or 'decoder'")
         if self.topology != "encoder-decoder" and self.decoder is not None and self.decoder.cross is not None:
             raise ValueError("'decoder.cross' needs topology 'encoder-decoder', which gives it something to read")
+        if self.decoder is not None and self.decoder.causal is not None:
+            raise ValueError("'decoder.causal' says nothing, since a decoder always is; remove it")
+        self._handover_fits()
         return self
+
+    def _handover_fits(self) -> None:
+        two = self.topology == "encoder-decoder"
+        for key in ("handover", "reverse_source", "source_vocab_size"):
+            if not two and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"'{key}' needs topology 'encoder-decoder'; remove it")
+        if self.source_vocab_size not in (None, self.vocab_size) and self.tie == "all":
+            raise ValueError("'source_vocab_size' needs embeddings apart; set 'tie' to 'output' or 'none'")
+        if self.handover == "memory":
+            return
+        if self.encoder is not None and self.encoder.causal is False:
+            raise ValueError(
+                f"handover '{self.handover}' needs an encoder that looks back only; remove 'encoder.causal'"
+            )
+        if self.handover == "state" and self.decoder is not None and self.decoder.cross is not None:
+            raise ValueError("handover 'state' leaves 'decoder.cross' nothing to read; set 'handover' to 'both'")
 
     def stack(self, side: Literal["encoder", "decoder"]) -> Stack:
         """The configuration of one side, with defaults filled in."""
         stack: Stack = getattr(self, side) or Stack()
-        if side == "decoder" and self.topology == "encoder-decoder" and stack.cross is None:
+        if side == "encoder" and stack.causal is None:
+            stack = stack.model_copy(update={"causal": self.handover != "memory"})
+        reads = self.topology == "encoder-decoder" and self.handover != "state"
+        if side == "decoder" and reads and stack.cross is None:
             stack = stack.model_copy(update={"cross": Mixer(name="attention")})
         return stack
 

@@ -87,12 +87,16 @@ def command(
             (
                 "train",
                 ("요리법.yaml", ["train.steps=3", "run=결과"]),
-                {"resume": False, "from_": "runs/ko-en", "overwrite": False},
+                {"resume": False, "from_": "runs/ko-en", "overwrite": False, "mixer": None},
             ),
         ),
         (
             "train r.yaml --resume --overwrite",
-            ("train", ("r.yaml", []), {"resume": True, "from_": None, "overwrite": True}),
+            ("train", ("r.yaml", []), {"resume": True, "from_": None, "overwrite": True, "mixer": None}),
+        ),
+        (
+            "train r.yaml --mixer gru",
+            ("train", ("r.yaml", []), {"resume": False, "from_": None, "overwrite": False, "mixer": "gru"}),
         ),
         (
             "run runs/ko-en 안녕 messages.po --json --n-best 3 --beam 5 --max-length 9 -o out --device cpu",

@@ -52,17 +52,18 @@ def with_mixer(recipe: config.Recipe, name: str) -> config.Recipe:
     changes: dict[str, config.Stack] = {}
     for side in recipe.model.topology.split("-"):
         stack = getattr(recipe.model, side) or config.Stack()
-        pattern = tuple(_placed(part, stack.pattern, side) for part in name.split("+"))
+        both_ways = side == "encoder" and not stack.causal and recipe.model.handover == "memory"
+        pattern = tuple(_placed(part, stack.pattern, both_ways=both_ways) for part in name.split("+"))
         changes[side] = stack.model_copy(update={"pattern": pattern})
     model = recipe.model.model_copy(update=changes)
     return recipe.model_copy(update={"model": model, "run": str(Path(recipe.run) / name)})
 
 
-def _placed(name: str, pattern: Sequence[config.Mixer], side: str) -> config.Mixer:
+def _placed(name: str, pattern: Sequence[config.Mixer], *, both_ways: bool) -> config.Mixer:
     given = next((m for m in pattern if m.name == name), None)
     if given is not None:
         return given
-    if side == "encoder" and mixers.kind(name).causal_only:
+    if both_ways and mixers.kind(name).causal_only:
         return config.Mixer.model_validate({"name": "bidirectional", "inner": name})
     mixers.kind(name)
     return config.Mixer(name=name)

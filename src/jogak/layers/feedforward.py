@@ -19,7 +19,12 @@ ACTIVATIONS: dict[str, Activation] = {
     "silu": F.silu,
 }
 # Gated forms (Shazeer 2020, 2002.05202): the activation of one projection scales another.
-GATED: dict[str, Activation] = {"reglu": F.relu, "geglu": F.gelu, "swiglu": F.silu}
+GATED: dict[str, Activation] = {
+    "reglu": F.relu,
+    "geglu": F.gelu,
+    "geglu_tanh": partial(F.gelu, approximate="tanh"),
+    "swiglu": F.silu,
+}
 
 
 class FeedForward(nn.Module):

@@ -50,24 +50,30 @@ class Learned(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Turn each pair (i, i + K/2) of a query or key by the angle p * base^(-2i/K): x [B T H K] -> [B T H K].
+    """Turn each pair (i, i + R/2) of a query or key by the angle p * base^(-2i/R): x [B T H K] -> [B T H K].
 
-    The score of two turned vectors then depends on the distance between their positions alone.
+    The score of two turned vectors then depends on the distance between their positions alone. turned: R, the first
+    numbers of a head that are turned; all K where not given.
     Source: Su et al. 2021 (2104.09864) section 3.2; pairs split in halves, as GPT-NeoX and Llama lay them out.
     """
 
-    def __init__(self, head_dim: int, base: float = 10000.0) -> None:
+    def __init__(self, head_dim: int, base: float = 10000.0, turned: int | None = None) -> None:
         super().__init__()
-        if head_dim % 2:
+        if turned is None and head_dim % 2:
             raise UserError(f"rotary positions need an even head width, got {head_dim}; change heads or head_dim")
-        self.head_dim, self.base = head_dim, base
+        if turned is not None and (turned % 2 or not 0 < turned <= head_dim):
+            raise UserError(f"rotary positions turn an even part of the head width {head_dim}, got {turned}")
+        self.head_dim, self.base, self.turned = head_dim, base, turned or head_dim
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        half = torch.arange(0, self.head_dim, 2, device=x.device, dtype=torch.float32)
-        angle = positions.unsqueeze(-1) * self.base ** (-half / self.head_dim)  # [B T K/2]
+        half = torch.arange(0, self.turned, 2, device=x.device, dtype=torch.float32)
+        angle = positions.unsqueeze(-1) * self.base ** (-half / self.turned)  # [B T R/2]
         cos, sin = angle.cos().unsqueeze(2), angle.sin().unsqueeze(2)
-        a, b = x.float().chunk(2, dim=-1)
-        return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+        a, b = x[..., : self.turned].float().chunk(2, dim=-1)
+        parts = [a * cos - b * sin, b * cos + a * sin]
+        if self.turned < self.head_dim:
+            parts.append(x[..., self.turned :].float())
+        return torch.cat(parts, dim=-1).to(x.dtype)
 
 
 class Alibi(nn.Module):

@@ -68,7 +68,8 @@ def collect(
         panels.append(_panel("decoder", _mixers(model.decoder), calls, rows, target, bool(written_labels)))
         if isinstance(model, EncoderDecoder):
             crosses = [block.cross for block in model.decoder.stack.blocks]
-            panels.append(_panel("cross", crosses, calls, rows, source, bool(written_labels)))
+            if any(cross is not None for cross in crosses):
+                panels.append(_panel("cross", crosses, calls, rows, source, bool(written_labels)))
     return panels
 
 

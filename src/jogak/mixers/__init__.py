@@ -6,7 +6,7 @@ from jogak import registry
 from jogak.errors import UserError, nearest
 from jogak.mixers.contract import EMPTY, Context, Mixer, State
 
-__all__ = ["EMPTY", "Context", "Mixer", "State", "build", "kind", "names"]
+__all__ = ["EMPTY", "Context", "Mixer", "State", "build", "kind", "names", "parameters"]
 
 
 def names() -> list[str]:
@@ -33,9 +33,17 @@ def build(name: str, *, d_model: int, cross: bool = False, **options: object) ->
 
     Raises: UserError for an unknown name or option.
     """
-    mixer = kind(name, cross=cross)
-    known = [p for p in inspect.signature(mixer).parameters if p != "d_model"]
+    mixer, known = kind(name, cross=cross), parameters(name, cross=cross)
     for option in options:
         if option not in known:
             raise UserError(f"mixer '{name}' has no option '{option}'{nearest(option, known)}")
+    missing = [option for option, needed in known.items() if needed and option not in options]
+    if missing:
+        raise UserError(f"mixer '{name}' needs option '{missing[0]}'; write {{name: {name}, {missing[0]}: ...}}")
     return mixer(d_model=d_model, **options)
+
+
+def parameters(name: str, *, cross: bool = False) -> dict[str, bool]:
+    """The options of the mixer `name`, and whether each must be given."""
+    found = inspect.signature(kind(name, cross=cross)).parameters.values()
+    return {p.name: p.default is p.empty for p in found if p.name != "d_model"}

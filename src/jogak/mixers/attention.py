@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from jogak.errors import UserError, nearest
 from jogak.layers.position import Alibi, Rotary, T5Bias
+from jogak.mixers import _memory
 from jogak.mixers.contract import EMPTY, Context, Mixer, State, silence
 from jogak.ops import positions as counting
 from jogak.ops.attention import ALL, FORMS, Visible, weights
@@ -48,9 +49,10 @@ class Attention(Mixer):
     """y = concat_h(softmax(q_h k_h^T / sqrt(K)) v_h) W_o with q, k, v = x W_q, x W_k, x W_v: [B T D] -> [B T D].
 
     heads, kv_heads: query heads and key/value heads (kv_heads=1: multi-query; between: grouped). window: see only
-    positions less than so far away. position: 'rotary' turns queries and keys, 'alibi' and 't5' add to the scores;
-    positions that are added to embeddings are the model's. backend: a form of ops.attention. State: keys and values
-    of the positions seen, of the last window - 1 where there is a window.
+    positions less than so far away. position: 'rotary' turns queries and keys (rotary_dim: so many numbers of a head,
+    all where not given), 'alibi' and 't5' add to the scores; positions that are added to embeddings are the model's.
+    bias: of the projections; out_bias: of W_o, like bias where not given. backend: a form of ops.attention. State: keys
+    and values of the positions seen, of the last window - 1 where there is a window.
 
     Raises: UserError for sizes that do not fit.
     """
@@ -66,9 +68,11 @@ class Attention(Mixer):
         window: int | None = None,
         position: Position = "none",
         rotary_base: float = 10000.0,
+        rotary_dim: int | None = None,
         buckets: int = 32,
         max_distance: int = 128,
         bias: bool = True,
+        out_bias: bool | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__(d_model)
@@ -79,8 +83,8 @@ class Attention(Mixer):
         self.is_causal, self.window = causal, window
         self.backend = _form("attention", backend)
         self.qkv = nn.Linear(d_model, (heads + 2 * self.groups) * self.head_dim, bias=bias)
-        self.out = nn.Linear(heads * self.head_dim, d_model, bias=bias)
-        self.rotary = Rotary(self.head_dim, rotary_base) if position == "rotary" else None
+        self.out = nn.Linear(heads * self.head_dim, d_model, bias=bias if out_bias is None else out_bias)
+        self.rotary = Rotary(self.head_dim, rotary_base, rotary_dim) if position == "rotary" else None
         self.score_bias: Alibi | T5Bias | None = None
         if position == "alibi":
             self.score_bias = Alibi(heads)
@@ -269,11 +273,7 @@ class CrossAttention(Mixer):
         return State({}, owner="CrossAttention")
 
     def check_state(self, x: Tensor, state: State) -> None:
-        if "k" in state and x.shape[0] % max(1, state["k"].shape[0]):
-            raise UserError(
-                f"CrossAttention: x has {x.shape[0]} rows, which is no multiple of the {state['k'].shape[0]} rows "
-                "of memory in the state"
-            )
+        _memory.check_rows(self, x, state)
 
     def forward(self, x: Tensor, state: State | None = None, context: Context = EMPTY) -> tuple[Tensor, State]:
         self.check(x, state, context)
@@ -287,41 +287,21 @@ class CrossAttention(Mixer):
         """The attention weights of x [B T D] over the memory, made on demand: float64 [B H t S]."""
         state = self._read(x, None, context)
         q, visible = self._ask(x, state, context)
-        found = weights(q, state["k"], visible)  # [M H (B/M * T) S]
-        found = found.unflatten(2, (-1, x.shape[1])).transpose(1, 2).flatten(0, 1)
-        return found[:, :, rows]
+        return _memory.per_row(weights(q, state["k"], visible), x, rows)
 
     def _read(self, x: Tensor, state: State | None, context: Context) -> State:
         """The state with the memory's keys and values in it."""
-        seen = x.shape[1] + (state.seen if state is not None else 0)
-        if state is not None and "k" in state:
-            return State(state, seen=seen, owner="CrossAttention")
-        memory, mask = self.check_memory(x, context, self.d_memory), context.memory_mask
-        kv = self.kv(silence(memory, mask)).unflatten(-1, (-1, self.head_dim))
-        k, v = kv.chunk(2, dim=2)
-        held = {"k": k, "v": v}
-        if mask is not None:
-            held["mask"] = mask
-        if context.memory_segments is not None:
-            held["segments"] = context.memory_segments
-        return State(held, seen=seen, owner="CrossAttention")
+
+        def project(memory: Tensor) -> dict[str, Tensor]:
+            k, v = self.kv(memory).unflatten(-1, (-1, self.head_dim)).chunk(2, dim=2)
+            return {"k": k, "v": v}
+
+        return _memory.read(self, x, state, context, self.d_memory, project)
 
     def _ask(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, Visible]:
         """Queries [M (B/M * T) H K], those that share a memory row in a row, and what they may see."""
-        rows = state["k"].shape[0]
-        q = self.q(silence(x, context.mask)).reshape(rows, -1, self.heads, self.head_dim)
-        segments = state.get("segments")
-        if (segments is None) != (context.segments is None) and segments is not None:
-            raise UserError("CrossAttention: the memory has segments and x has none; give context.segments")
-        mine = None if segments is None or context.segments is None else context.segments.reshape(rows, -1)
-        visible = Visible(
-            q.shape[1],
-            state["k"].shape[1],
-            mask=state.get("mask"),
-            q_segments=mine,
-            k_segments=segments,
-        )
-        return q, visible
+        q = self.q(silence(x, context.mask)).reshape(state["k"].shape[0], -1, self.heads, self.head_dim)
+        return q, _memory.visible(self, x, state, context)
 
 
 MIXER = Attention

@@ -34,6 +34,7 @@ class Context:
 
 
 EMPTY = Context()
+ROOM = 8  # positions that a reordered buffer can grow by
 
 
 class _Buffer:
@@ -79,16 +80,16 @@ class State(Mapping[str, Tensor]):
     def reorder(self, index: Tensor) -> "State":
         """The state of the batch `x[index]`, where this is the state of `x`; index: int64 [B'].
 
-        A growing buffer is copied with some of its room, so that the next append needs no second copy.
+        A growing buffer is copied into one with some room, so that the next append needs no second copy.
         """
         result = self.map(lambda t: t)
         for name, tensor in self._tensors.items():
-            buffer = self._buffers.get(name)
-            if buffer is None:
+            if name not in self._buffers or tensor.requires_grad or torch.compiler.is_compiling():
                 result._tensors[name] = tensor.index_select(0, index)
                 continue
-            end, length = self._ends[name], tensor.shape[1]
-            storage = buffer.storage[:, end - length : end + 16].index_select(0, index)
+            length = tensor.shape[1]
+            storage = tensor.new_empty(len(index), length + ROOM, *tensor.shape[2:])
+            torch.index_select(tensor, 0, index, out=storage[:, :length])
             result._tensors[name] = storage[:, :length]
             result._buffers[name], result._ends[name] = _Buffer(storage, length), length
         return result

@@ -4,9 +4,9 @@ import torch
 
 from jogak import config
 from jogak.errors import UserError
-from jogak.models.block import BlockState, Stack, build_stack
+from jogak.models.block import BlockState, Stack, build_stack, with_mixer
 from jogak.models.classifier import Classifier
-from jogak.models.topologies import Coder, Decoder, Encoder, EncoderDecoder, ModelState
+from jogak.models.topologies import Coder, Decoder, Encoder, EncoderDecoder, ModelState, Source
 
 __all__ = [
     "BlockState",
@@ -17,10 +17,12 @@ __all__ = [
     "EncoderDecoder",
     "Model",
     "ModelState",
+    "Source",
     "Stack",
     "build",
     "build_stack",
     "parameter_count",
+    "with_mixer",
 ]
 
 Model = Encoder | Decoder | EncoderDecoder | Classifier

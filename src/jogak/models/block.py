@@ -5,6 +5,7 @@ Legend: B batch, T time, D model width.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, cast
 
 from torch import Tensor, nn
@@ -74,8 +75,22 @@ class Sandwich(nn.Module):
         return x + self.dropout(self.norm_after(y))
 
 
-Residual = PreNorm | PostNorm | Sandwich
-PLACEMENTS: dict[str, type[Residual]] = {"pre": PreNorm, "post": PostNorm, "sandwich": Sandwich}
+class Plain(nn.Module):
+    """f(x), without residual or norm: layers stacked as in Sutskever et al. 2014 (1409.3215)."""
+
+    def __init__(self, norm: Callable[[], nn.Module], dropout: float) -> None:
+        super().__init__()
+        self.dropout = Dropout(dropout)
+
+    def inside(self, x: Tensor) -> Tensor:
+        return x
+
+    def join(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.dropout(y)
+
+
+Residual = PreNorm | PostNorm | Sandwich | Plain
+PLACEMENTS: dict[str, type[Residual]] = {"pre": PreNorm, "post": PostNorm, "sandwich": Sandwich, "plain": Plain}
 
 
 def _mix(mixer: Mixer, x: Tensor, state: State | None, context: Context) -> tuple[Tensor, State]:
@@ -148,13 +163,17 @@ class ParallelBlock(nn.Module):
 
 
 class Stack(nn.Module):
-    """Blocks in a row, their mixers following a repeating pattern: [B T D] -> [B T D]."""
+    """Blocks in a row, their mixers following a repeating pattern: [B T D] -> [B T D].
+
+    keeps_states: whether the states are wanted in training too, where gradient checkpointing otherwise drops them.
+    """
 
     def __init__(self, blocks: Sequence[Block | ParallelBlock], final_norm: nn.Module | None) -> None:
         super().__init__()
         self.blocks = cast(list[Block | ParallelBlock], nn.ModuleList(blocks))  # which iterates like a list
         self.final_norm = final_norm
         self.gradient_checkpointing = False
+        self.keeps_states = False
 
     def forward(
         self, x: Tensor, states: tuple[BlockState, ...] | None = None, context: Context = EMPTY
@@ -162,10 +181,12 @@ class Stack(nn.Module):
         after: list[BlockState] = []
         for index, block in enumerate(self.blocks):
             state = None if states is None else states[index]
-            if self.gradient_checkpointing and self.training and state is None:
-                x = checkpoint(lambda h, b=block: b(h, None, context)[0], x, use_reentrant=False)
+            if self.gradient_checkpointing and self.training:
+                call = partial(block, state=state, context=context)
+                x, new = cast(tuple[Tensor, BlockState], checkpoint(call, x, use_reentrant=False))
             else:
                 x, new = block(x, state, context)
+            if state is not None or self.keeps_states or not (self.gradient_checkpointing and self.training):
                 after.append(new)
         return (x if self.final_norm is None else self.final_norm(x)), tuple(after)
 
@@ -182,32 +203,86 @@ def build_stack(given: config.Stack, width: int, dropout: float, side: Side) -> 
     def residual() -> Residual:
         return PLACEMENTS.get(given.placement, PreNorm)(norm, dropout)
 
+    if given.placement == "plain" and given.cross is not None:
+        raise UserError(
+            f"{side}.placement: 'plain' has no residual, so that what a cross-mixer reads would replace what it is "
+            "for; use 'pre', 'post', 'sandwich' or 'parallel'"
+        )
     kind = ParallelBlock if given.placement == "parallel" else Block
+    causal = side == "decoder" or bool(given.causal)
     blocks: list[Block | ParallelBlock] = []
     for index in range(given.depth):
-        mixer = _mixer(given.pattern[index % len(given.pattern)], width, side)
+        mixer = _mixer(given.pattern[index % len(given.pattern)], width, side, causal=causal)
         cross = None if given.cross is None else _cross(given.cross, width)
         feedforward = None
         if (ff := given.feedforward) is not None:
             feedforward = build_feedforward(width, ff.width or 4 * width, ff.activation, bias=ff.bias)
         blocks.append(kind(mixer, cross, feedforward, residual))
-    final = given.final_norm if given.final_norm is not None else given.placement != "post"
+    final = given.final_norm if given.final_norm is not None else given.placement not in ("post", "plain")
     return Stack(blocks, norm() if final else None)
 
 
-def _mixer(given: config.Mixer, width: int, side: Side) -> Mixer:
+def _mixer(given: config.Mixer, width: int, side: Side, *, causal: bool) -> Mixer:
     options = given.options
     if "causal" in options:
         raise UserError(f"{side}.pattern: '{given.name}' must not say 'causal'; being in the {side} says it")
     kind = mixers.kind(given.name)
-    if not kind.causal_only:
-        options["causal"] = side == "decoder"
-    elif side == "encoder":
+    if "causal" in mixers.parameters(given.name):
+        options["causal"] = causal
+    elif causal and not kind.causal_only:
+        place = "a decoder" if side == "decoder" else "an encoder that is causal or hands over its states"
+        raise UserError(
+            f"{side}.pattern: mixer '{given.name}' looks ahead, which {place} must not; name one that looks back only"
+        )
+    elif not causal and kind.causal_only:
         raise UserError(
             f"encoder.pattern: mixer '{given.name}' cannot look ahead, which an encoder needs; "
             f"write {{name: bidirectional, inner: {given.name}}}"
         )
     return mixers.build(given.name, d_model=width, **options)
+
+
+def with_mixer(given: config.Model, name: str) -> config.Model:
+    """The configuration with the mixer `name` in every block; wrapped where the encoder needs one that looks ahead.
+
+    Raises: UserError for an unknown name.
+    """
+    changes: dict[str, config.Stack] = {}
+    for side in ("encoder", "decoder"):
+        if side not in given.topology.split("-"):
+            continue
+        both_ways = side == "encoder" and not given.stack(side).causal
+        mixer = config.Mixer(name=name)
+        if both_ways and mixers.kind(name).causal_only:
+            mixer = config.Mixer.model_validate({"name": "bidirectional", "inner": name})
+        changes[side] = (getattr(given, side) or config.Stack()).model_copy(update={"pattern": (mixer,)})
+    return given.model_copy(update=changes)
+
+
+def check_handover(encoder: Stack, decoder: Stack) -> None:
+    """Refuse stacks of which one cannot go on with the states of the other.
+
+    Raises: UserError.
+    """
+    if len(encoder.blocks) != len(decoder.blocks):
+        raise UserError(
+            f"model.handover: each block's state goes to the decoder's block of the same number, and there are "
+            f"{len(encoder.blocks)} and {len(decoder.blocks)}; give both sides one depth"
+        )
+    for number, (first, second) in enumerate(zip(encoder.blocks, decoder.blocks, strict=True), start=1):
+        ours, theirs = first.mixer, second.mixer
+        names = [type(m).__module__.rpartition(".")[2] for m in (ours, theirs)]
+        if ours.state_grows or theirs.state_grows:
+            raise UserError(
+                f"model.handover: block {number}'s '{names[ours.state_grows is False]}' keeps every position, so there "
+                "is no last state to hand over; use a recurrent mixer, or handover: memory"
+            )
+        shapes = [{n: t.shape for n, t in m.init_state(1, device="meta").items()} for m in (ours, theirs)]
+        if type(ours) is not type(theirs) or shapes[0] != shapes[1]:
+            raise UserError(
+                f"model.handover: in block {number} the decoder's '{names[1]}' cannot go on with the state of the "
+                f"encoder's '{names[0]}'; give both sides one mixer of one size"
+            )
 
 
 def _cross(given: config.Mixer, width: int) -> Mixer:

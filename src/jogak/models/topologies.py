@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from jogak import config
+from jogak.errors import UserError
 from jogak.layers.dropout import Dropout
 from jogak.layers.position import Learned, Sinusoidal
 from jogak.mixers import EMPTY, Context, State
-from jogak.models.block import BlockState, Side, build_stack
+from jogak.models.block import BlockState, Side, build_stack, check_handover
 from jogak.models.initialise import initialise
 from jogak.ops import positions as counting
 
@@ -190,24 +191,95 @@ class Decoder(nn.Module):
         return self.decode(ids, None, Context(mask=mask))[0]
 
 
+@dataclass(frozen=True, eq=False)
+class Source(Context):
+    """The context of a decoder that reads a source: the memory, and what the encoder's blocks left behind.
+
+    handed: a state of M rows for each block, which it begins with; rows b of B begin with row b // (B / M).
+    """
+
+    handed: tuple[State, ...] | None = None
+
+    def begin(self, batch: int) -> ModelState | None:
+        """The state in which a decoder begins `batch` rows; None: empty.
+
+        Raises: UserError where the rows are no multiple of the source's.
+        """
+        if self.handed is None:
+            return None
+        blocks: list[BlockState] = []
+        for state in self.handed:
+            rows = next(iter(state.values())).shape[0]
+            if batch % rows:
+                raise UserError(f"the decoder has {batch} rows, which is no multiple of the {rows} rows of the source")
+            repeat = batch // rows
+            blocks.append(
+                BlockState(state if repeat == 1 else state.map(lambda t, n=repeat: t.repeat_interleave(n, 0)))
+            )
+        return ModelState(tuple(blocks), State({}, owner="Coder"))
+
+
 class EncoderDecoder(Decoder):
-    """source [M S], ids [B T] -> logits [B T V]: the Transformer of 1706.03762 where its mixers are attention."""
+    """source [M S], ids [B T] -> logits [B T V]: the Transformer of 1706.03762 where its mixers are attention.
+
+    handover 'state': no memory; each block of the decoder goes on with the last state of the encoder's block of its
+    number, as in Sutskever et al. 2014 (1409.3215). 'both': that, and cross-mixers that read the memory.
+    """
 
     def __init__(self, given: config.Model, vocab_size: int) -> None:
         super().__init__(given, vocab_size)
-        self.encoder = Coder(given, vocab_size, "encoder")
+        self.encoder = Coder(given, given.source_vocab_size or vocab_size, "encoder")
+        if given.handover != "memory":
+            check_handover(self.encoder.stack, self.decoder.stack)
+            self.encoder.stack.keeps_states = True
         if given.tie == "all":
             self.encoder.embedding.table.weight = self.decoder.embedding.table.weight
         initialise(self, given.init, given.width)
 
+    def init_state(self, batch: int) -> ModelState:
+        if self.config.handover != "memory":
+            raise UserError("the decoder begins with its source's state; decode without one, in the context of read()")
+        return super().init_state(batch)
+
     def encode(self, source: Tensor, context: Context = EMPTY) -> Tensor:
         """source [M S] -> memory [M S D]."""
-        return self.encoder(source, None, context)[0]
+        return self._encode(source, context)[0]
 
-    def read(self, source: Tensor, source_mask: Tensor | None = None, segments: Tensor | None = None) -> Context:
-        """The context in which a decoder reads `source`: encode it, and say where it is padded."""
-        memory = self.encode(source, Context(mask=source_mask, segments=segments))
-        return Context(memory=memory, memory_mask=source_mask, memory_segments=segments)
+    def _encode(self, source: Tensor, context: Context) -> tuple[Tensor, tuple[BlockState, ...]]:
+        """The memory [M S D] in the order of the source, and the blocks' last states."""
+        if not self.config.reverse_source:
+            memory, state = self.encoder(source, None, context)
+            return memory, state.blocks
+        flipped = {n: t.flip(1) for n in ("mask", "segments") if (t := getattr(context, n)) is not None}
+        memory, state = self.encoder(source.flip(1), None, replace(context, **flipped))
+        return memory.flip(1), state.blocks
+
+    def read(self, source: Tensor, source_mask: Tensor | None = None, segments: Tensor | None = None) -> Source:
+        """The context in which a decoder reads `source`: encode it, and say where it is padded.
+
+        Raises: UserError for packed documents whose states are to be handed over.
+        """
+        handover = self.config.handover
+        if segments is not None and handover != "memory":
+            raise UserError(
+                f"model.handover: '{handover}' hands over one state a row, and packed rows hold several documents; "
+                "set train.pack to false"
+            )
+        memory, blocks = self._encode(source, Context(mask=source_mask, segments=segments))
+        handed = None if handover == "memory" else tuple(block.mixer for block in blocks)
+        if handover == "state":
+            return Source(handed=handed)
+        return Source(memory=memory, memory_mask=source_mask, memory_segments=segments, handed=handed)
+
+    def hidden(
+        self, ids: Tensor, state: ModelState | None = None, context: Context = EMPTY
+    ) -> tuple[Tensor, ModelState]:
+        """What the head reads, [B T D]; without a state it begins with what the source handed over."""
+        if state is None and self.config.handover != "memory":
+            if not isinstance(context, Source):
+                raise UserError("the decoder begins with its source's state; give the context that read() returns")
+            state = context.begin(ids.shape[0])
+        return super().hidden(ids, state, context)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  # reads a source besides
         self,

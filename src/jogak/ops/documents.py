@@ -114,6 +114,20 @@ class Documents:
             return y
         return y.flatten(0, 1)[self._target].masked_fill(~_like(self._mask, y), 0)
 
+    def count(self, before: Tensor) -> tuple[Tensor, Tensor]:
+        """The position of each place in its document [N L], and how many the open document has afterwards [B].
+
+        before: int64 [B], positions of the open document before this call. Only for documents in place.
+        """
+        step = torch.arange(self.shape[1], device=before.device).unsqueeze(0)
+        before = before.unsqueeze(1)
+        origin = -before if self.starts is None else torch.where(self.starts, step, -before).cummax(1).values
+        at = step - origin
+        if self.lengths is None:
+            return at, at[:, -1] + 1
+        last = at.gather(1, (self.lengths - 1).clamp_min(0).unsqueeze(1)) + 1
+        return at, last.where(self.lengths.unsqueeze(1) > 0, before).squeeze(1)
+
     def begin(self, held: Tensor, fresh: Tensor | float = 0.0) -> Tensor:
         """What each row starts with [N ...]: its row's `held` [B ...] where its document goes on, else `fresh`."""
         if self._owner is None or self._goes_on is None:

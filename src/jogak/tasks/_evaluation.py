@@ -1,22 +1,40 @@
 """Measuring a translator on held-out pairs, beside copying and looking up."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from jogak.data.sources import Row
 from jogak.errors import UserError
-from jogak.tasks._scores import Nearest, Scores, scores
+from jogak.tasks._scores import Nearest, Score, Scores, scores
 
 if TYPE_CHECKING:
     from jogak.tasks.translate import Translator
+
+LENGTHS = (10, 20, 40, 80, 160)  # characters of a source, at most, in the parts that are measured by themselves
+
+
+@dataclass(frozen=True)
+class Part:
+    """The pairs whose source has `shortest` to `longest` characters (None: or more), and the model's chrF on them."""
+
+    shortest: int
+    longest: int | None
+    pairs: int
+    chrf: Score
+
+    def __str__(self) -> str:
+        span = f"{self.shortest} to {self.longest}" if self.longest else f"{self.shortest} or more"
+        return f"{span + ' characters':<22} {self.chrf!s:<21} {self.pairs} pairs"
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """Scores of the model and of both baselines on the same pairs; `nearest` is None where no training set is known.
 
-    outputs: one for each row, in the rows' order. lost: sources of which an answer lacks a placeholder. too_long:
+    outputs: one for each row, in the rows' order. parts: the same by the length of the source, which shows whether
+    long ones lose more. lost: sources of which an answer lacks a placeholder. too_long:
     pairs that were left out, since their source is longer than what the model was trained for.
     """
 
@@ -25,6 +43,7 @@ class Evaluation:
     model: Scores
     copy: Scores
     nearest: Scores | None
+    parts: Sequence[Part]
     lost: int
     too_long: int
 
@@ -32,7 +51,8 @@ class Evaluation:
         """The figures as plain data."""
         named = {"model": self.model, "nearest": self.nearest, "copy": self.copy}
         figures = {name: None if found is None else found.to_dict() for name, found in named.items()}
-        return {"pairs": len(self.rows), "too_long": self.too_long, "lost_placeholders": self.lost, **figures}
+        counts = {"pairs": len(self.rows), "too_long": self.too_long, "lost_placeholders": self.lost}
+        return {**counts, **figures, "by_source_length": [asdict(part) for part in self.parts]}
 
     def to_rows(self) -> list[dict[str, str]]:
         """What was asked, what was wanted, what came, and where each pair stands."""
@@ -56,6 +76,7 @@ class Evaluation:
                 lines.append(f"  {name:<22} {found.chrf!s:<21} {found.bleu!s}")
         if self.nearest is None:
             lines.append("  nearest neighbour      not measured: the training set is not to be had")
+        lines += ["the model by the length of the source", *(f"  {part}" for part in self.parts)]
         if self.too_long:
             lines.append(f"  {self.too_long} pairs left out: longer than the model was trained for")
         if self.lost:
@@ -91,6 +112,24 @@ def evaluate(
         model=scores(outputs, references),
         copy=scores(sources, references),
         nearest=None if nearest is None else scores([nearest(s) for s in sources], references),
+        parts=_parts(sources, outputs, references),
         lost=sum(bool(a.lost) for a in answers),
         too_long=given - len(rows),
     )
+
+
+def _parts(sources: Sequence[str], outputs: Sequence[str], references: Sequence[str]) -> list[Part]:
+    """The pairs by the length of their source, shortest first; lengths that no source has are left out."""
+    members: dict[int, list[int]] = {}
+    for index, source in enumerate(sources):
+        members.setdefault(bisect_left(LENGTHS, len(source)), []).append(index)
+    ends = (0, *LENGTHS, None)
+    return [
+        Part(
+            (ends[at] or 0) + 1,
+            ends[at + 1],
+            len(chosen),
+            scores([outputs[i] for i in chosen], [references[i] for i in chosen]).chrf,
+        )
+        for at, chosen in sorted(members.items())
+    ]

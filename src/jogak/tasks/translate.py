@@ -180,6 +180,8 @@ def load(recipe: config.Recipe, folder: Path) -> "TrainedTranslation":
 
 
 def _model(recipe: config.Recipe, codec: TextCodec) -> EncoderDecoder:
+    if recipe.model.source_vocab_size not in (None, codec.vocab_size):
+        raise UserError("model.source_vocab_size: one codec reads both sides of a translation; remove it")
     model = models.build(recipe.model, codec.vocab_size)
     if not isinstance(model, EncoderDecoder):
         raise UserError(f"model.topology: translation needs 'encoder-decoder', got '{recipe.model.topology}'")

@@ -39,6 +39,7 @@ FORMS = [
         {
             "mqa": {**CAUSAL, "kv_heads": 1, "bias": False},
             "rotary": {**CAUSAL, "position": "rotary"},
+            "rotary-part": {**CAUSAL, "position": "rotary", "rotary_dim": 4, "bias": False, "out_bias": True},
             "rotary-tiled": {**CAUSAL, "position": "rotary", "backend": "tiled"},
             "alibi": {**CAUSAL, "position": "alibi"},
             "alibi-gqa-tiled": {**CAUSAL, "kv_heads": 2, "position": "alibi", "backend": "tiled"},

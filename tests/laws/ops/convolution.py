@@ -10,16 +10,25 @@ ROWS, WIDTH = 3, 5
 
 
 def _case(
-    name: str, length: int, taps: int, *, starts: Tensor | None = None, lengths: Tensor | None = None, bias: bool = True
+    name: str,
+    length: int,
+    taps: int,
+    *,
+    starts: Tensor | None = None,
+    lengths: Tensor | None = None,
+    bias: bool = True,
+    out: int | None = None,
+    dilation: int = 1,
 ) -> Case:
+    """out: channels out of a convolution of all channels; None: each for itself."""
     tensors = {
         "x": noise(ROWS, length, WIDTH, seed=1),
-        "weight": noise(WIDTH, taps, seed=2),
-        "past": noise(ROWS, taps - 1, WIDTH, seed=4),
+        "weight": noise(*((out, WIDTH) if out else (WIDTH,)), taps, seed=2),
+        "past": noise(ROWS, (taps - 1) * dilation, WIDTH, seed=4),
     }
     if bias:
-        tensors["bias"] = noise(WIDTH, seed=3)
-    others = {"starts": starts, "lengths": lengths, **({} if bias else {"bias": None})}
+        tensors["bias"] = noise(out or WIDTH, seed=3)
+    others = {"starts": starts, "lengths": lengths, "dilation": dilation, **({} if bias else {"bias": None})}
     return Case(name, tensors, others)
 
 
@@ -32,6 +41,7 @@ def _starts(length: int) -> Tensor:
 
 
 LENGTHS = torch.tensor([0, 2, 21], device=DEVICE)
+DOCUMENTS = _starts(21) & (torch.arange(21, device=DEVICE) < LENGTHS[:, None])
 
 CASES = [
     *(_case(f"plain-T{n}", n, 4) for n in (1, 2, 3, 65)),
@@ -41,11 +51,16 @@ CASES = [
     _case("documents", 21, 4, starts=_starts(21)),
     _case("documents-no-bias", 21, 3, starts=_starts(21), bias=False),
     _case("lengths", 21, 4, lengths=LENGTHS),
+    _case("lengths-documents-one-tap", 21, 1, starts=_starts(21), lengths=LENGTHS),
     _case(
         "lengths-documents",
         21,
         4,
-        starts=_starts(21) & (torch.arange(21, device=DEVICE) < LENGTHS[:, None]),
+        starts=DOCUMENTS,
         lengths=LENGTHS,
     ),
+    _case("dilated", 21, 3, dilation=4),
+    _case("dilated-lengths-documents", 21, 3, dilation=2, lengths=LENGTHS, starts=DOCUMENTS),
+    _case("full", 21, 3, out=4),
+    _case("full-dilated-documents", 21, 3, out=6, dilation=2, starts=_starts(21), bias=False),
 ]

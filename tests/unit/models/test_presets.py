@@ -37,3 +37,17 @@ def test_base_has_the_papers_shape():
         assert stack.placement == "post"
         assert [m.options["heads"] for m in stack.pattern] == [8]
     assert preset.dropout == 0.1
+
+
+def test_seq2seq_has_the_papers_parameters():
+    """Sutskever et al. 2014, section 3.4: 384M parameters, of which 32M are each LSTM's pure recurrent connections."""
+    model = models.build(config.read_preset("seq2seq"), device="meta")
+    assert isinstance(model, models.EncoderDecoder)
+    matrices = 4 * 4 * (1000 * 1000 + 1000 * 1000)  # layers, gates, W and U
+    biases = 4 * 4 * (1000 + 1000)
+    for coder in (model.encoder, model.decoder):
+        assert models.parameter_count(coder.stack) == matrices + biases
+        assert matrices == 32_000_000
+    embeddings = 1000 * (160_000 + 80_000 + 80_000)
+    assert models.parameter_count(model) == 2 * (matrices + biases) + embeddings
+    assert (2 * matrices + embeddings) / 1e6 == 384

@@ -1,9 +1,11 @@
 """The three topologies: states continue what a whole pass computes, whatever the norms, patterns and padding."""
 
+from importlib import import_module
+
 import pytest
 import torch
 
-from jogak import config, models
+from jogak import config, mixers, models
 from jogak.errors import UserError
 from jogak.mixers import EMPTY, Context
 
@@ -139,3 +141,30 @@ def test_a_learned_table_says_where_it_ends():
     model = _model("decoder", position="learned")
     with pytest.raises(UserError, match="position 64 is beyond"):
         model(_ids(1, 65))
+
+
+@pytest.mark.parametrize("topology", ["encoder", "decoder", "encoder-decoder"])
+@pytest.mark.parametrize("name", [n for n in mixers.names() if hasattr(import_module(f"jogak.mixers.{n}"), "MIXER")])
+def test_every_mixer_may_take_every_place(name, topology):
+    """Wrapped where it looks back only and the encoder needs more; nothing else of the stacks changes."""
+    if name == "bidirectional":
+        pytest.skip("wraps another one")
+    stack = config.Stack(depth=1, placement="pre", pattern=("attention",))
+    sides = {side: stack for side in topology.split("-")}
+    given = models.with_mixer(config.Model(topology=topology, width=32, **sides), name)
+    model = models.build(given, VOCABULARY)
+    for side in sides:
+        assert given.stack(side).placement == "pre"
+        kind = type(getattr(model, side).stack.blocks[0].mixer)
+        wrapped = side == "encoder" and mixers.kind(name).causal_only
+        assert kind is mixers.kind("bidirectional" if wrapped else name)
+
+
+def test_the_encoder_is_not_wrapped_where_it_hands_over_its_states():
+    model = models.build(models.with_mixer(config.Model(width=32, handover="state"), "gru"), VOCABULARY)
+    assert type(model.encoder.stack.blocks[0].mixer) is mixers.kind("gru")
+
+
+def test_a_mixer_that_cannot_look_ahead_says_what_wraps_it():
+    with pytest.raises(UserError, match=r"write \{name: bidirectional, inner: lstm\}"):
+        _model(pattern=("lstm",))

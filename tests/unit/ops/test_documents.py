@@ -76,3 +76,19 @@ def test_gradients_pass_and_none_reaches_padding():
     layout.put(layout.take(x) * 3).sum().backward()
     assert x.grad is not None
     assert torch.equal(x.grad, 3.0 * MASK.unsqueeze(2))
+
+
+def test_positions_are_counted_from_the_start_of_each_document():
+    """In the rows, and what the open document has afterwards, whatever number stands on padding."""
+    before = torch.tensor([10, 20, 30])
+    at, after = Documents.in_place((3, 6), None, None, OPEN).count(before)
+    assert at.tolist() == [[n + i for i in range(6)] for n in (10, 20, 30)]
+    assert after.tolist() == [16, 26, 36]
+    at, after = Documents.in_place((3, 6), None, SEGMENTS, OPEN).count(before)
+    assert at.tolist() == [[10, 11, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5], [0, 0, 1, 2, 0, 1]]
+    assert after.tolist() == [1, 6, 2]
+    at, after = Documents.in_place((3, 6), MASK, SEGMENTS, OPEN).count(before)
+    assert at[:, :2].tolist() == [[10, 0], [20, 21], [0, 0]]
+    assert after.tolist() == [1, 20, 2]
+    _, after = Documents.in_place((3, 6), MASK, None, OPEN).count(before)
+    assert after.tolist() == [14, 20, 35]

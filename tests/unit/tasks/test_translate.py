@@ -44,16 +44,41 @@ def _recipe(folder, **data):
 def task(tmp_path_factory):
     """A translator that has learnt seven pairs by heart."""
     task = translate.build(_recipe(tmp_path_factory.mktemp("translate")))
+    _fit(task, 250)
+    return task
+
+
+def _fit(task, steps):
     loader = task.loader(0, 1)
     optimiser = torch.optim.Adam(task.model.parameters(), lr=3e-3)
     task.model.train()
-    for _ in range(250):
+    for _ in range(steps):
         batch = next(loader)
         loss, _ = task.loss(batch)
         (loss / batch.real_targets).backward()
         optimiser.step()
         optimiser.zero_grad()
-    return task
+
+
+def test_it_learns_without_attention(tmp_path):
+    """From the encoder's last states alone; all that the task does with a model, it does with this one."""
+    recipe = _recipe(tmp_path)
+    stack = config.Stack(depth=1, pattern=("lstm",), placement="pre")
+    model = config.Model(
+        width=48, dropout=0.0, position="none", handover="state", reverse_source=True, encoder=stack, decoder=stack
+    )
+    task = translate.build(recipe.model_copy(update={"model": model}))
+    _fit(task, 120)
+    pairs = _learnt(task)
+    assert task.translator.best([s for s, _ in pairs]) == [t for _, t in pairs]
+    assert task.validate()["loss"] > 0
+
+
+def test_a_source_vocabulary_of_its_own_is_refused(tmp_path):
+    recipe = _recipe(tmp_path)
+    model = recipe.model.model_copy(update={"source_vocab_size": 9, "tie": "output"})
+    with pytest.raises(UserError, match="one codec reads both sides"):
+        translate.build(recipe.model_copy(update={"model": model}))
 
 
 def _learnt(task):
@@ -141,6 +166,26 @@ def test_evaluation_counts_what_it_leaves_out(task):
     assert found.nearest.chrf.value == pytest.approx(100)  # it searched these very pairs
     assert found.copy.chrf.value < 50
     assert "1 pairs left out" in found.table()
+
+
+def test_evaluation_measures_by_the_length_of_the_source(task):
+    rows = [Row(s, t, f"test:{n}") for n, (s, t) in enumerate(_learnt(task), 1)]
+    found = evaluate(task.translator, rows, rows)
+    spans = [(part.shortest, part.longest) for part in found.parts]
+    assert spans == sorted({next(s for s in ((1, 10), (11, 20), (21, 40)) if len(r.source) <= s[1]) for r in rows})
+    for part in found.parts:
+        inside = [r for r in rows if part.shortest <= len(r.source) <= (part.longest or 1000)]
+        assert part.pairs == len(inside)
+        assert part.chrf.value == pytest.approx(100)
+    assert sum(part.pairs for part in found.parts) == len(rows)
+    assert f"1 to 10 characters     {found.parts[0].chrf}" in found.table()
+    parts = found.to_dict()["by_source_length"]
+    assert parts[0] == {
+        "shortest": 1,
+        "longest": 10,
+        "pairs": found.parts[0].pairs,
+        "chrf": vars(found.parts[0].chrf),
+    }
 
 
 @pytest.mark.parametrize(

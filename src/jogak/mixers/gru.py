@@ -1,0 +1,52 @@
+"""The gated recurrent unit: a hidden state that one gate renews, another one silences.
+
+Source: Cho et al. 2014 (1406.1078) section 2.3; the reset gate works on U h instead of h, as in cuDNN.
+
+Legend: B batch, T time, D model width, H hidden width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from jogak.errors import UserError
+from jogak.layers.recurrence import Recurrence
+from jogak.mixers.contract import EMPTY, Context, Mixer, State, silence
+
+
+class GRU(Mixer):
+    """h_t = (1 - z) n + z h_(t-1), n = tanh(W x_t + r U h_(t-1)), gates r, z of both: [B T D] -> [B T D].
+
+    hidden: H, where None the model's width. What is heard is h itself, bounded by 1, as in the papers; only another
+    width than the model's is projected back. State: h [B H], and the open document.
+
+    Raises: UserError for a hidden width below 1.
+    """
+
+    causal_only = True
+
+    def __init__(self, d_model: int, hidden: int | None = None) -> None:
+        super().__init__(d_model)
+        if hidden is not None and hidden < 1:
+            raise UserError(f"gru: hidden must be at least 1, got {hidden}")
+        self.cell = Recurrence("gru", d_model, hidden or d_model)
+        self.out = nn.Linear(hidden, d_model) if hidden and hidden != d_model else None
+
+    @property
+    def state_grows(self) -> bool:
+        return False
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        return State(self.cell.empty(batch, device, dtype), owner="GRU")
+
+    def forward(self, x: Tensor, state: State | None = None, context: Context = EMPTY) -> tuple[Tensor, State]:
+        self.check(x, state, context)
+        state = self.init_state(x.shape[0], device=x.device, dtype=x.dtype) if state is None else state
+        y, held = self.cell(x, state, context.mask, context.segments)
+        if self.out is not None:
+            y = silence(self.out(y), context.mask)
+        return y, State(held, seen=state.seen + x.shape[1], owner="GRU")
+
+
+MIXER = GRU
