@@ -12,6 +12,7 @@ Legend: B batch, T time, D channels, N state, L length of a chunk.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 import torch
