@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "load": "jogak.api",
     "train": "jogak.api",
+    "compare": "jogak.api",
     "run": "jogak.api",
     "evaluate": "jogak.api",
     "look": "jogak.api",

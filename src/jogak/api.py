@@ -1,4 +1,4 @@
-"""What a user can do, as functions: load, train, run, evaluate, look, plan, names, build_data.
+"""What a user can do, as functions: load, train, compare, run, evaluate, look, plan, names, build_data.
 
 The command and the Python user call the same ones.
 """
@@ -15,19 +15,15 @@ from time import perf_counter
 import torch
 
 from jogak import config, models, registry, storage
-from jogak.codecs.text import TextCodec
+from jogak.comparing.recipes import Comparison, distinct, entry, with_mixer
+from jogak.comparing.report import write as write_report
 from jogak.data import builders
 from jogak.data.embedded import embedded_names
-from jogak.data.sources import Row, read_rows
 from jogak.errors import UserError, nearest
 from jogak.looking import Panel, collect, write
-from jogak.models import EncoderDecoder
 from jogak.models.cost import cost
-from jogak.tasks import translate
-from jogak.tasks._evaluation import Evaluation
-from jogak.tasks._evaluation import evaluate as measure
 from jogak.tasks._inputs import ENDINGS, Runner
-from jogak.tasks.translate import Translation, Translator
+from jogak.tasks.contract import Answer, Evaluation, Trained
 from jogak.training import fit, machine
 from jogak.training.run import Run, load_into
 
@@ -40,18 +36,20 @@ class Result:
 
     value: str
     score: float
-    answers: tuple[Translation, ...]
+    answers: tuple[Answer, ...]
     seconds: float
 
 
 class Model:
     """A trained model with its codec, ready to do its task.
 
-    folder: the run. recipe: what it was trained by. module: the torch module. codec: text <-> ids.
+    folder: the run. trained: what its task makes of it. recipe, module, codec: what it was trained by, the torch
+    module, what turns inputs into units.
     """
 
-    def __init__(self, folder: Path, recipe: config.Recipe, module: EncoderDecoder, codec: TextCodec) -> None:
-        self.folder, self.recipe, self.module, self.codec = folder, recipe, module, codec
+    def __init__(self, folder: Path, trained: Trained) -> None:
+        self.folder, self.trained = folder, trained
+        self.recipe, self.module, self.codec = trained.recipe, trained.module, trained.codec
 
     def run(
         self,
@@ -61,19 +59,19 @@ class Model:
         n_best: int | None = None,
         max_length: int | None = None,
     ) -> Result | list[Result]:
-        """Translate one text, or many at once; what is None is as the run says.
+        """Do the task on one text, or on many at once; what is None is as the run says.
 
-        Raises: UserError for an empty or over-long text.
+        Raises: UserError for an empty or over-long text, or a setting that the task does not have.
         """
         texts = [x] if isinstance(x, str) else list(x)
         start = perf_counter()
-        found = self.translator(beam=beam, n_best=n_best, max_length=max_length)(texts)
+        found = self.trained.predictor(beam=beam, n_best=n_best, max_length=max_length)(texts)
         seconds = (perf_counter() - start) / max(1, len(texts))
         results = [Result(a[0].text, a[0].score, tuple(a), seconds) for a in found]
         return results[0] if isinstance(x, str) else results
 
     def look(self, text: str) -> list[Panel]:
-        """Every attention map of the model while it translates `text`."""
+        """Every attention map of the model while it answers `text`."""
         return self._looked(text)[0]
 
     def write_look(self, text: str, path: Path) -> None:
@@ -82,29 +80,16 @@ class Model:
         write(path, panels, title=f"{self.folder.name}: attention", source=text, output=output)
 
     def _looked(self, text: str) -> tuple[list[Panel], str]:
-        translator = self.translator()
-        source = self.codec.encode_source(text)
-        answer = translator([text], ["the text"])[0][0]
-        written = [*answer.ids, self.codec.eos_id]
-        read = [self.codec.bos_id, *written[:-1]]
-        ids = [*source.ids, self.codec.eos_id]
+        trace = self.trained.trace(text)
         panels = collect(
             self.module,
-            ids,
-            read,
-            source_labels=self.codec.labels(ids, source.slots),
-            target_labels=self.codec.labels(read, source.slots),
-            written_labels=self.codec.labels(written, source.slots),
+            trace.source_ids,
+            trace.target_ids,
+            source_labels=trace.source_labels,
+            target_labels=trace.target_labels,
+            written_labels=trace.written_labels,
         )
-        return panels, answer.text
-
-    def translator(self, **changes: int | float | None) -> Translator:
-        """The model as a function of texts; changes: fields of config.Decode, None = as the run says."""
-        given = {name: value for name, value in changes.items() if value is not None}
-        if given.get("n_best", 1) > given.get("beam", self.recipe.decode.beam):
-            given["beam"] = given["n_best"]
-        decode = config.validate(config.Decode, {**self.recipe.decode.model_dump(), **given}, "decode", {})
-        return Translator(self.module, self.codec, decode, self.recipe.data.max_length)
+        return panels, trace.output
 
 
 def load(name: str | Path, *, device: str = "auto") -> Model:
@@ -114,12 +99,10 @@ def load(name: str | Path, *, device: str = "auto") -> Model:
     """
     run = Run(Path(name))
     recipe = run.recipe()
-    codec = TextCodec.load(run.folder)
-    module = models.build(recipe.model, codec.vocab_size)
-    if not isinstance(module, EncoderDecoder):
-        raise UserError(f"{name}: task '{recipe.task}' needs topology 'encoder-decoder', got '{recipe.model.topology}'")
-    load_into(module, run.weights(), str(run.model))
-    return Model(run.folder, recipe, module.to(pick_device(device)).eval(), codec)
+    trained = registry.find("tasks", recipe.task).load(recipe, run.folder)
+    load_into(trained.module, run.weights(), str(run.model))
+    trained.module.to(pick_device(device)).eval()
+    return Model(run.folder, trained)
 
 
 def pick_device(name: str) -> torch.device:
@@ -160,6 +143,35 @@ def train(
     return fit(task, Path(read.run), resume=resume, overwrite=overwrite)
 
 
+def compare(
+    recipe: str | Path,
+    names: Sequence[str],
+    overrides: Overrides = (),
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Comparison:
+    """Train what a recipe says once with each mixer, into folders below its run; a table, and a page beside them.
+
+    names: mixers, or several that take turns in the blocks ("mamba+attention"). A mixer that the recipe's pattern
+    has already keeps its options there. resume: go on with what is there.
+
+    Raises: UserError naming what is wrong and where, before anything is trained.
+    """
+    read = config.read_recipe(recipe, overrides)
+    module = registry.find("tasks", read.task)
+    plans = {name: with_mixer(read, name) for name in distinct(names)}
+    for changed in plans.values():
+        models.build(changed.model, changed.codec.vocab_size, device="meta")  # refuses now what it would refuse later
+    entries, metric = [], ""
+    for name, changed in plans.items():
+        task, folder = module.build(changed), Path(changed.run)
+        figures = fit(task, folder, resume=resume, overwrite=overwrite)
+        entries.append(entry(name, task.model, changed, figures, Run(folder).metrics))
+        metric = task.metric
+    return Comparison(entries, metric, write_report(Path(read.run), entries, metric, read))
+
+
 def run(model: str | Path | Model, x: str | Sequence[str], **settings: int | None) -> Result | list[Result]:
     """`Model.run` on a model or its name."""
     return (model if isinstance(model, Model) else load(model)).run(x, **settings)
@@ -180,8 +192,8 @@ def run_inputs(
     """
     _check_inputs(inputs, output)
     loaded = load(model, device=device)
-    field = loaded.recipe.data.source
-    runner = Runner(loaded.translator(**settings), field=field, as_json=as_json, warn=_warn)
+    predictor = loaded.trained.predictor(**settings)
+    runner = Runner(predictor, field=loaded.trained.field, as_json=as_json, warn=_warn)
     for name in filter(_is_folder, inputs):
         assert output is not None
         for written in runner.folder(Path(name), output):
@@ -205,7 +217,7 @@ def _check_inputs(inputs: Sequence[str], output: Path | None) -> None:
         ending, there = Path(name).suffix, _is_file(name)
         if _is_folder(name):
             if output is None:
-                raise UserError(f"{name}: is a folder; say with --output where the translated files are to go")
+                raise UserError(f"{name}: is a folder; say with --output where the answers are to go")
         elif ending in ENDINGS and not there and len(name.split()) == 1:
             raise UserError(f"{name}: there is no such file")
         elif there and ending not in ENDINGS:
@@ -248,22 +260,12 @@ def _warn(sentence: str) -> None:
 def evaluate(
     model: str | Path | Model, data: Sequence[str] | None = None, *, beam: int | None = None, device: str = "auto"
 ) -> Evaluation:
-    """Measure a model on its own held-out test pairs, or on all pairs of `data`, beside both baselines.
+    """Measure a model on its own held-out test, or on all of `data`, beside the baselines of its task.
 
     Raises: UserError if there is nothing to measure on.
     """
     loaded = model if isinstance(model, Model) else load(model, device=device)
-    given = loaded.recipe.data
-    try:
-        split = translate.read_split(given)
-        held_out, training = split.test, list(split.train())
-    except UserError:
-        if data is None:
-            raise
-        held_out, training = [], []  # the training data is gone: measured without the baseline that needs it
-    rows: Sequence[Row] = held_out if data is None else list(read_rows(data, given.source, given.target))
-    with _progress("translating", len(rows)) as done:
-        return measure(loaded.translator(beam=beam), rows, training, done=done)
+    return loaded.trained.evaluate(data, _progress, beam=beam)
 
 
 def look(model: str | Path | Model, text: str, output: str | Path = "look.html") -> Path:
@@ -346,7 +348,7 @@ def names(kind: str) -> list[str]:
         "mixers": lambda: registry.names("mixers"),
         "tasks": lambda: registry.names("tasks"),
         "presets": registry.preset_names,
-        "data": lambda: [*(f"embedded:{n}" for n in embedded_names()), *builders.names()],
+        "data": lambda: [*(f"embedded:{n}" for n in [*embedded_names(), "languages", "pydoc"]), *builders.names()],
     }
     if kind not in known:
         raise UserError(f"there is no list of '{kind}'{nearest(kind, known)}")

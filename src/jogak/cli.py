@@ -160,6 +160,27 @@ def look(
 
 
 @app.command()
+def compare(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, as for train.")],
+    overrides: Overrides = None,
+    mixers: Annotated[
+        str, typer.Option("--mixers", help="Names, such as attention,mamba; mamba+attention takes turns.")
+    ] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace runs that are there already.")] = False,
+) -> None:
+    """Train one recipe with several mixers, and tell them apart.
+
+    The same data, seed and budget for each; a table, and a page in the run's folder.
+    """
+    from jogak import api
+
+    found = api.compare(recipe, mixers.split(","), overrides or [], resume=resume, overwrite=overwrite)
+    print(found.table())
+    print(found.page)
+
+
+@app.command()
 def plan(
     name: Annotated[str, typer.Argument(metavar="PRESET|RECIPE", help="A preset's name or a recipe's file.")],
     overrides: Overrides = None,

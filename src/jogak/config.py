@@ -60,7 +60,7 @@ class FeedForward(Strict):
 class Stack(Strict):
     """Blocks in a row; their mixers follow `pattern`, repeated until `depth` blocks are filled."""
 
-    depth: Positive = 6
+    depth: Annotated[int, Field(ge=0)] = 6
     pattern: Annotated[tuple[MixerChoice, ...], BeforeValidator(_pattern), Field(min_length=1)] = (
         Mixer(name="attention"),
     )
@@ -71,6 +71,17 @@ class Stack(Strict):
     placement: Literal["pre", "post", "sandwich", "parallel", "plain"] = "post"  # plain: no residual, no norm
     norm_eps: Annotated[float, Field(gt=0)] = 1e-5
     final_norm: bool | None = None  # None: wherever the placement leaves the residual stream unnormed (pre, ...)
+
+
+class Head(Strict):
+    """What stands behind the last stack: a score for every unit at each position, or for every class of a sequence."""
+
+    kind: Literal["units", "classes"] = "units"
+    classes: Positive | None = None  # None: what the data has
+    pool: Literal["mean", "max", "first", "last", "convolutions"] = "mean"  # of classes: which positions make it up
+    widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3, 4, 5)  # of pool: convolutions
+    channels: Positive = 100  # of pool: convolutions, for each width
+    dropout: Fraction = 0.0  # of classes: before the scores
 
 
 class Model(Strict):
@@ -84,6 +95,7 @@ class Model(Strict):
     max_length: Positive = 1024  # of a learned position table; and where data is cut
     encoder: Stack | None = None
     decoder: Stack | None = None
+    head: Head = Head()
     handover: Literal["memory", "state", "both"] = "memory"  # what a decoder gets of its encoder: outputs, last states
     reverse_source: bool = False  # the encoder of an encoder-decoder reads its source backwards (1409.3215)
     tie: Literal["none", "output", "all"] = "all"  # output: decoder embedding = head; all: and encoder embedding
@@ -97,6 +109,8 @@ class Model(Strict):
             wanted, given = side in self.topology.split("-"), getattr(self, side) is not None
             if given and not wanted:
                 raise ValueError(f"topology '{self.topology}' has no {side}; remove '{side}'")
+        if self.topology == "encoder-decoder" and self.head.kind == "classes":
+            raise ValueError("'head.kind: classes' needs topology 'encoder' or 'decoder'")
         if self.topology != "encoder-decoder" and self.decoder is not None and self.decoder.cross is not None:
             raise ValueError("'decoder.cross' needs topology 'encoder-decoder', which gives it something to read")
         if self.decoder is not None and self.decoder.causal is not None:
@@ -149,6 +163,8 @@ class Data(Strict):
     sources: Annotated[tuple[str, ...], BeforeValidator(_pattern), Field(min_length=1)]
     source: str = "source"  # field that is read
     target: str = "target"  # field that is to be produced
+    text: str = "text"  # field that is read where nothing is translated: a language model's, a classifier's
+    label: str = "label"  # field of a classifier's answer
     test: Annotated[int, Field(ge=0)] = 500  # examples held out for the last measurement, by hash of the target
     validation: Annotated[int, Field(ge=0)] = 300  # held out for early stopping and choosing checkpoints
     max_length: Positive = 256  # units; longer training examples are left out, and counted

@@ -18,7 +18,9 @@ SOURCE = str(Path(cli.__file__).parents[1])
 
 
 class Figures:
-    """Stands in for an evaluation."""
+    """Stands in for an evaluation, and for a comparison."""
+
+    page = Path("compare.html")
 
     def to_dict(self) -> dict[str, object]:
         return {"pairs": 1, "말": "둘"}
@@ -45,7 +47,7 @@ class Recorder:
             self.calls.append((name, positional, named))
             if self.raises is not None:
                 raise self.raises
-            return Figures() if name == "evaluate" else ["gru", "attention"]
+            return Figures() if name in ("evaluate", "compare") else ["gru", "attention"]
 
         return call
 
@@ -119,6 +121,14 @@ def command(
         ("eval runs/ko-en", ("evaluate", ("runs/ko-en", None), {"beam": None, "device": "auto"})),
         ("look runs/ko-en 은행 -o 보기.png", ("look", ("runs/ko-en", "은행", Path("보기.png")), {})),
         ("plan transformer-big model.width=64", ("plan", ("transformer-big", ["model.width=64"]), {"length": None})),
+        (
+            "compare r.yaml train.steps=3 --mixers attention,mamba+attention --resume",
+            (
+                "compare",
+                ("r.yaml", ["attention", "mamba+attention"], ["train.steps=3"]),
+                {"resume": True, "overwrite": False},
+            ),
+        ),
         ("list mixers", ("names", ("mixers",), {})),
         ("data gettext -o corpus language=ko", ("build_data", ("gettext", Path("corpus"), ["language=ko"]), {})),
     ],
@@ -225,7 +235,7 @@ def test_the_version_and_the_verbs_are_told(capsys: pytest.CaptureFixture[str]) 
     bare = capsys.readouterr().out
     assert outcome("--help") == 0
     assert capsys.readouterr().out == bare
-    for verb in ("train", "run", "eval", "look", "plan", "list", "data"):
+    for verb in ("train", "compare", "run", "eval", "look", "plan", "list", "data"):
         assert f"\n  {verb} " in bare
         assert outcome(verb, "--help") == 0
         assert capsys.readouterr().out.startswith(f"Usage: jogak {verb} ")

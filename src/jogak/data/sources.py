@@ -308,8 +308,12 @@ def _unequal(longer: Path, number: int, shorter: Path) -> str:
 
 
 def _embedded(name: str) -> Iterator[tuple[Record, str]]:
-    from jogak.data.embedded import read_embedded
+    from jogak.data.embedded import read_embedded, read_languages
 
+    if name == "languages":
+        for number, (text, label) in enumerate(read_languages(), start=1):
+            yield {"text": text, "label": label}, f"embedded:{name}:{number}"
+        return
     left, _, right = name.partition("-")
     for number, (source, target) in enumerate(read_embedded(name), start=1):
         yield {"source": source, "target": target, left: source, right: target}, f"embedded:{name}:{number}"

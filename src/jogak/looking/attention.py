@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from jogak.errors import UserError
 from jogak.looking.panel import Floats, Kind, Panel
 from jogak.mixers import EMPTY, Context, Mixer
-from jogak.models import Coder, Decoder, Encoder, EncoderDecoder, Model
+from jogak.models import Classifier, Coder, Decoder, Encoder, EncoderDecoder, Model
 
 TITLES: dict[Kind, str] = {
     "encoder": "Encoder self-attention",
@@ -53,6 +53,10 @@ def collect(
 
     Raises: UserError where a sequence is missing, or the labels do not fit.
     """
+    if isinstance(model, Classifier):
+        labels = _labels("source", source_ids, source_labels)
+        kind: Kind = "encoder" if model.config.topology == "encoder" else "decoder"
+        return [_panel(kind, _mixers(model.coder), _calls(model, source_ids, ()), labels, labels)]
     source = _labels("source", source_ids, source_labels) if isinstance(model, Encoder | EncoderDecoder) else []
     target = _labels("target", target_ids, target_labels) if isinstance(model, Decoder) else []
     rows = _labels("target", target_ids, written_labels) if written_labels and target else target
@@ -84,7 +88,8 @@ def _mixers(coder: Coder) -> list[Mixer | None]:
 def _calls(model: Model, source_ids: Sequence[int], target_ids: Sequence[int]) -> dict[Mixer, Call]:
     """What every mixer of the model was given when it ran over the example."""
     device = next(model.parameters()).device
-    given = {Encoder: (source_ids,), Decoder: (target_ids,), EncoderDecoder: (source_ids, target_ids)}[type(model)]
+    one_sided = {Encoder: (source_ids,), Classifier: (source_ids,), Decoder: (target_ids,)}
+    given = one_sided.get(type(model), (source_ids, target_ids))
     with _overhearing(model) as calls, _resting(model), torch.no_grad():
         model(*(torch.tensor([list(ids)], device=device) for ids in given))
     return calls

@@ -5,10 +5,12 @@ import torch
 from jogak import config
 from jogak.errors import UserError
 from jogak.models.block import BlockState, Stack, build_stack, with_mixer
-from jogak.models.topologies import Coder, Decoder, Encoder, EncoderDecoder, Model, ModelState, Source
+from jogak.models.classifier import Classifier
+from jogak.models.topologies import Coder, Decoder, Encoder, EncoderDecoder, ModelState, Source
 
 __all__ = [
     "BlockState",
+    "Classifier",
     "Coder",
     "Decoder",
     "Encoder",
@@ -23,6 +25,7 @@ __all__ = [
     "with_mixer",
 ]
 
+Model = Encoder | Decoder | EncoderDecoder | Classifier
 TOPOLOGIES: dict[str, type[Encoder] | type[Decoder]] = {
     "encoder": Encoder,
     "decoder": Decoder,
@@ -39,6 +42,8 @@ def build(given: config.Model, vocab_size: int | None = None, *, device: torch.d
     if size is None:
         raise UserError("model.vocab_size is not set and no codec says it; set model.vocab_size")
     with torch.device(device or "cpu"):
+        if given.head.kind == "classes":
+            return Classifier(given, size)
         return TOPOLOGIES[given.topology](given, size)
 
 

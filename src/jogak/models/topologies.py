@@ -290,6 +290,3 @@ class EncoderDecoder(Decoder):
     ) -> Tensor:
         context = replace(self.read(source, source_mask), mask=mask)
         return self.decode(ids, None, context)[0]
-
-
-Model = Encoder | Decoder | EncoderDecoder

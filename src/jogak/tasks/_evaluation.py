@@ -3,11 +3,14 @@
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from jogak.data.sources import Row
 from jogak.errors import UserError
 from jogak.tasks._scores import Nearest, Score, Scores, scores
-from jogak.tasks.translate import Translator
+
+if TYPE_CHECKING:
+    from jogak.tasks.translate import Translator
 
 LENGTHS = (10, 20, 40, 80, 160)  # characters of a source, at most, in the parts that are measured by themselves
 
@@ -82,7 +85,7 @@ class Evaluation:
 
 
 def evaluate(
-    translator: Translator,
+    translator: "Translator",
     rows: Sequence[Row],
     training: Sequence[Row],
     *,

@@ -11,15 +11,15 @@ from typing import Any
 from jogak import storage
 from jogak.data import gettext
 from jogak.errors import UserError
-from jogak.tasks.translate import Translation, Translator
+from jogak.tasks.contract import Answer, Predictor
 
 ENDINGS = (".txt", ".jsonl", ".po", ".pot")
-AT_ONCE = 512  # lines translated together: enough to sort by length, few enough to see answers soon
+AT_ONCE = 512  # lines answered together: enough to sort by length, few enough to see answers soon
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line to translate: where it stands, its text, and what else its JSON object held."""
+    """One line of input: where it stands, its text, and what else its JSON object held."""
 
     where: str
     text: str
@@ -27,16 +27,16 @@ class Line:
 
 
 class Runner:
-    """Runs a translator over inputs; `field` is the .jsonl field that is read."""
+    """Runs a predictor over inputs; `field` is the .jsonl field that is read."""
 
-    def __init__(self, translator: Translator, *, field: str, as_json: bool, warn: Callable[[str], None]) -> None:
-        self.translator, self.field, self.as_json, self.warn = translator, field, as_json, warn
+    def __init__(self, predictor: Predictor, *, field: str, as_json: bool, warn: Callable[[str], None]) -> None:
+        self.predictor, self.field, self.as_json, self.warn = predictor, field, as_json, warn
 
     def texts(self, texts: Sequence[str]) -> Iterator[str]:
         """Answers to texts given as arguments, one line each."""
         for number, text in enumerate(texts, 1):
             if not text.strip():
-                raise UserError(f"text {number}: is empty; give something to translate")
+                raise UserError(f"text {number}: is empty; give some text")
         return self._lines(Line(f"text {n}", text) for n, text in enumerate(texts, 1))
 
     def stdin(self) -> Iterator[str]:
@@ -44,7 +44,7 @@ class Runner:
         return self._lines(_plain_lines(sys.stdin.buffer, "standard input"))
 
     def file(self, path: Path) -> Iterator[bytes]:
-        """The answer to a whole file, in parts: the same kind of file, translated."""
+        """The answer to a whole file, in parts: the same kind of file, with answers."""
         if path.suffix in (".po", ".pot"):
             yield self._catalogue(path)
             return
@@ -57,7 +57,7 @@ class Runner:
                 yield line.encode()
 
     def folder(self, path: Path, output: Path) -> Iterator[Path]:
-        """Every file below `path` that can be translated, written under the same name below `output`."""
+        """Every file below `path` that can be read, written under the same name below `output`."""
         files = sorted(f for f in path.rglob("*") if f.suffix in ENDINGS and f.is_file())
         if not files:
             raise UserError(f"{path}: holds no {', '.join(ENDINGS)} file")
@@ -70,19 +70,20 @@ class Runner:
         """One line of output for each line of input; empty lines stay empty."""
         while group := list(islice(lines, AT_ONCE)):
             full = [line for line in group if line.text.strip()]
-            answers = iter(self.translator([x.text for x in full], [x.where for x in full]))
+            answers = iter(self.predictor([x.text for x in full], [x.where for x in full]))
             for line in group:
                 found = next(answers) if line.text.strip() else []
                 yield self._written(line, found, objects) + "\n"
 
-    def _written(self, line: Line, answers: Sequence[Translation], objects: bool) -> str:
-        for placeholder in answers[0].lost if answers else ():
-            self.warn(f"{line.where}: the translation lacks {placeholder}")
+    def _written(self, line: Line, answers: Sequence[Answer], objects: bool) -> str:
+        for fault in answers[0].faults if answers else ():
+            self.warn(f"{line.where}: {fault}")
         if not objects and not self.as_json:
             return "\n".join(_one_line(a.text) for a in answers)
         told = line.fields if line.fields is not None else {"source": line.text}
         best = answers[0].text if answers else ""
-        return json.dumps({**told, "translation": best, "answers": [_plain(a) for a in answers]}, ensure_ascii=False)
+        found = {self.predictor.name: best, "answers": [a.plain() for a in answers]}
+        return json.dumps({**told, **found}, ensure_ascii=False)
 
     def _json_lines(self, file: Iterator[bytes], where: str) -> Iterator[Line]:
         for line in _plain_lines(file, where):
@@ -103,22 +104,19 @@ class Runner:
     def _catalogue(self, path: Path) -> bytes:
         """The .po with its empty entries filled and marked fuzzy; those that are too long stay empty, and are told."""
 
+        if not self.predictor.fills_catalogues:
+            raise UserError(f"{path}: a catalogue is filled with translations, and this model gives none")
+
         def fill(texts: list[str]) -> list[str]:
-            short = [t for t in texts if self.translator.fits(t)]
+            short = [t for t in texts if self.predictor.fits(t)]
             for text in texts:
-                if not self.translator.fits(text):
+                if not self.predictor.fits(text):
                     self.warn(f"{path}: left empty, longer than the model was trained for: {text[:60]!r}")
-            found = dict(zip(short, self.translator.best(short), strict=True))
+            best = [answers[0].text for answers in self.predictor(short)]
+            found = dict(zip(short, best, strict=True))
             return [found.get(t, "") for t in texts]
 
         return gettext.fill(path, fill)
-
-
-def _plain(answer: Translation) -> dict[str, object]:
-    told: dict[str, object] = {"text": answer.text, "score": answer.score, "log_prob": answer.log_prob}
-    if not answer.ended:
-        told["cut"] = True
-    return {**told, "lost": list(answer.lost)} if answer.lost else told
 
 
 def _one_line(text: str) -> str:

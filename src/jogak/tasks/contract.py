@@ -1,12 +1,19 @@
-"""What training asks of a task, and of the loader that feeds it."""
+"""What training asks of a task and of the loader that feeds it, and what everything else asks of a trained model.
 
-from collections.abc import Mapping
+A task is a module of this package with two functions: `build(recipe, *, start=None)` gives what is trained, a Task;
+`load(recipe, folder)` gives the same model at work, a Trained.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
 from jogak import config
+from jogak.models import Model
 
 if TYPE_CHECKING:
     from jogak.data.batch import Batch
@@ -30,7 +37,7 @@ class Task(Protocol):
     name: str
     recipe: config.Recipe
     model: nn.Module
-    metric: str  # the figure of `validate` that chooses the best checkpoint; higher is better
+    metric: str  # the figure of `validate` that chooses the best checkpoint: higher is better; "-NAME": lower is
 
     def loader(self, rank: int, world: int) -> Loader:
         """The training batches of process `rank` of `world`."""
@@ -50,4 +57,114 @@ class Task(Protocol):
 
     def save_codec(self, folder: Path) -> None:
         """Put what the codec needs (tokenizer.json) into the run's folder."""
+        ...
+
+
+# ---------------------------------------------------------------- a trained model at work
+
+# Given what is being done and how much of it there is, a block in which each count done is told.
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+class Answer(Protocol):
+    """One answer to one input: `score` is what answers are ranked by, higher first."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def score(self) -> float: ...
+
+    @property
+    def faults(self) -> Sequence[str]:
+        """What the person who asked must be warned of: "the translation lacks %s"."""
+        ...
+
+    def plain(self) -> dict[str, object]:
+        """All that is known of it, as plain data."""
+        ...
+
+
+class Predictor(Protocol):
+    """Inputs to answers, with settings of its own for how they are searched for.
+
+    name: what an answer is called where it is written as data ("translation"). fills_catalogues: whether a .po can be
+    filled with answers.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fills_catalogues(self) -> bool: ...
+
+    def __call__(
+        self, texts: Sequence[str], where: Sequence[str] = (), *, done: Callable[[int], None] = ...
+    ) -> Sequence[Sequence[Answer]]:
+        """The best answers to each text, best first; where: what errors call each text; done: told each count."""
+        ...
+
+    def fits(self, text: str) -> bool:
+        """Whether the text is no longer than what the model can take."""
+        ...
+
+
+class Evaluation(Protocol):
+    """Figures of a model beside its baselines."""
+
+    def to_dict(self) -> dict[str, object]:
+        """As plain data."""
+        ...
+
+    def to_rows(self) -> list[dict[str, str]]:
+        """One for each held-out example: what was asked, what was wanted, what came."""
+        ...
+
+    def table(self) -> str:
+        """As lines to read, intervals included."""
+        ...
+
+    def shown(self, count: int) -> str:
+        """`count` of the examples, as lines to read; "" for none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a model reads while it answers one input: what is looked at. Labels are one for each id; see looking."""
+
+    source_ids: Sequence[int] = ()
+    target_ids: Sequence[int] = ()
+    source_labels: Sequence[str] = ()
+    target_labels: Sequence[str] = ()
+    written_labels: Sequence[str] = ()
+    output: str = ""
+
+
+class Trained(Protocol):
+    """A trained model with what its task needs; `field` is what is read of an input that is a record."""
+
+    recipe: config.Recipe
+    module: Model
+    codec: Any
+
+    @property
+    def field(self) -> str: ...
+
+    def predictor(self, **settings: int | float | None) -> Predictor:
+        """The model as a function of inputs; settings: fields of config.Decode, None = as the run says.
+
+        Raises: UserError for a setting that means nothing here.
+        """
+        ...
+
+    def evaluate(self, data: Sequence[str] | None, progress: Progress, **settings: int | float | None) -> Evaluation:
+        """Measure on the run's own held-out test, or on all of the sources `data`.
+
+        Raises: UserError if there is nothing to measure on.
+        """
+        ...
+
+    def trace(self, text: str) -> Trace:
+        """What the model reads while it answers `text`."""
         ...

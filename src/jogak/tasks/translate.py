@@ -22,7 +22,12 @@ from jogak.decoding.search import Hypothesis, Settings, search
 from jogak.errors import UserError
 from jogak.models import EncoderDecoder
 from jogak.ops import cross_entropy
+from jogak.tasks._decode import decode_with
+from jogak.tasks._evaluation import Evaluation
+from jogak.tasks._evaluation import evaluate as measure
 from jogak.tasks._scores import chrf
+from jogak.tasks._start import copy_weights
+from jogak.tasks.contract import Progress, Trace
 
 VALIDATION_TOKENS = 8000  # padded positions in one batch when only the loss is measured
 
@@ -41,9 +46,22 @@ class Translation:
     ended: bool
     lost: tuple[str, ...] = ()
 
+    @property
+    def faults(self) -> list[str]:
+        return [f"the translation lacks {placeholder}" for placeholder in self.lost]
+
+    def plain(self) -> dict[str, object]:
+        told: dict[str, object] = {"text": self.text, "score": self.score, "log_prob": self.log_prob}
+        if not self.ended:
+            told["cut"] = True
+        return {**told, "lost": list(self.lost)} if self.lost else told
+
 
 class Translator:
-    """Texts to translations, with a trained model and its codec."""
+    """Texts to translations, with a trained model and its codec (see tasks.contract.Predictor)."""
+
+    name = "translation"
+    fills_catalogues = True
 
     def __init__(self, model: EncoderDecoder, codec: TextCodec, decode: config.Decode, max_source: int) -> None:
         self.model, self.codec, self.decode, self.max_source = model, codec, decode, max_source
@@ -155,6 +173,21 @@ def read_split(data: config.Data) -> Split:
     return split_rows(partial(read_rows, data.sources, data.source, data.target), data.test, data.validation)
 
 
+def load(recipe: config.Recipe, folder: Path) -> "TrainedTranslation":
+    """The task's model and codec as the run in `folder` describes them, without the trained weights."""
+    codec = TextCodec.load(folder)
+    return TrainedTranslation(recipe, _model(recipe, codec), codec)
+
+
+def _model(recipe: config.Recipe, codec: TextCodec) -> EncoderDecoder:
+    if recipe.model.source_vocab_size not in (None, codec.vocab_size):
+        raise UserError("model.source_vocab_size: one codec reads both sides of a translation; remove it")
+    model = models.build(recipe.model, codec.vocab_size)
+    if not isinstance(model, EncoderDecoder):
+        raise UserError(f"model.topology: translation needs 'encoder-decoder', got '{recipe.model.topology}'")
+    return model
+
+
 def build(recipe: config.Recipe, *, start: tuple[EncoderDecoder, TextCodec] | None = None) -> "Translate":
     """The task of a recipe: data split and encoded, codec trained, model drawn from `train.seed`.
 
@@ -168,13 +201,9 @@ def build(recipe: config.Recipe, *, start: tuple[EncoderDecoder, TextCodec] | No
     store = TokenStore.cached(Path(recipe.run) / "data", split.train, codec, limits, split.digest)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
-        model = models.build(recipe.model, codec.vocab_size)
-    if recipe.model.source_vocab_size not in (None, codec.vocab_size):
-        raise UserError("model.source_vocab_size: one codec reads both sides of a translation; remove it")
-    if not isinstance(model, EncoderDecoder):
-        raise UserError(f"model.topology: translation needs 'encoder-decoder', got '{recipe.model.topology}'")
+        model = _model(recipe, codec)
     if start is not None:
-        _copy(start[0], model)
+        copy_weights(start[0], model)
     return Translate(recipe, model, codec, store, split.validation)
 
 
@@ -182,14 +211,6 @@ def _texts(split: Split) -> Iterator[str]:
     for row in split.train():
         yield row.source
         yield row.target
-
-
-def _copy(trained: EncoderDecoder, model: EncoderDecoder) -> None:
-    try:
-        model.load_state_dict(trained.state_dict())
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"from: the model of the recipe is not the one to start from: {reason}") from None
 
 
 class Translate:
@@ -268,3 +289,41 @@ class Translate:
 
     def save_codec(self, folder: Path) -> None:
         self.codec.save(folder)
+
+
+class TrainedTranslation:
+    """A translator at work (see tasks.contract.Trained)."""
+
+    def __init__(self, recipe: config.Recipe, module: EncoderDecoder, codec: TextCodec) -> None:
+        self.recipe, self.module, self.codec = recipe, module, codec
+
+    @property
+    def field(self) -> str:
+        return self.recipe.data.source
+
+    def predictor(self, **settings: float | None) -> Translator:
+        decode = decode_with(self.recipe.decode, **settings)
+        return Translator(self.module, self.codec, decode, self.recipe.data.max_length)
+
+    def evaluate(self, data: Sequence[str] | None, progress: Progress, **settings: float | None) -> Evaluation:
+        """chrF and BLEU beside copying the source and looking it up in the training pairs."""
+        given = self.recipe.data
+        try:
+            split = read_split(given)
+            held_out, training = split.test, list(split.train())
+        except UserError:
+            if data is None:
+                raise
+            held_out, training = [], []  # the training data is gone: measured without the baseline that needs it
+        rows: Sequence[Row] = held_out if data is None else list(read_rows(data, given.source, given.target))
+        with progress("translating", len(rows)) as done:
+            return measure(self.predictor(**settings), rows, training, done=done)
+
+    def trace(self, text: str) -> Trace:
+        source = self.codec.encode_source(text)
+        answer = self.predictor()([text], ["the text"])[0][0]
+        written = [*answer.ids, self.codec.eos_id]
+        read = [self.codec.bos_id, *written[:-1]]
+        ids = [*source.ids, self.codec.eos_id]
+        labels = [self.codec.labels(row, source.slots) for row in (ids, read, written)]
+        return Trace(ids, read, *labels, output=answer.text)

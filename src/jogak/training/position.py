@@ -33,11 +33,16 @@ class Position:
     window: Window = field(default_factory=Window)
 
     def judge(self, metric: str, figures: dict[str, float]) -> bool:
-        """Take in a validation at this step; whether its metric is the best so far (equal is not better)."""
+        """Take in a validation at this step; whether its metric is the best so far (equal is not better).
+
+        metric: a figure's name, with a minus before it where lower is better.
+        """
         self.validated, self.figures = self.step, figures
-        better = self.best is None or figures[metric] > self.best
+        name = metric.removeprefix("-")
+        value = figures[name] if name == metric else -figures[name]
+        better = self.best is None or value > self.best
         if better:
-            self.best, self.best_step, self.best_figures, self.since_best = figures[metric], self.step, figures, 0
+            self.best, self.best_step, self.best_figures, self.since_best = value, self.step, figures, 0
         else:
             self.since_best += 1
         return better

@@ -49,7 +49,7 @@ def _tiles(recipe: config.Recipe, records: Sequence[Record], status: Mapping[str
     """The few figures that a person looks for first."""
     trained = [r for r in records if r["kind"] == "train"]
     judged = [r for r in records if r["kind"] == "validation"]
-    metric = status["metric"]
+    metric = status["metric"].removeprefix("-")
     tiles: list[dict[str, str]] = []
     if judged:
         best = next((r for r in judged if r["step"] == status["best_step"]), judged[-1])
@@ -80,9 +80,11 @@ def _charts(records: Sequence[Record], metric: str, best_step: int) -> list[dict
         return {"title": title, "unit": unit, "series": [c for c in drawn if c["points"]]}
 
     plain = ("training, without smoothing", "train", "nll")
+    better, metric = "lower" if metric.startswith("-") else "higher", metric.removeprefix("-")
+    held_out = chart(metric, f"held-out validation, {better} is better", (metric, "validation", metric))
     charts = [
         chart("Loss", "nats per target", plain, ("validation", "validation", "loss")),
-        {**chart(metric, "held-out validation, higher is better", (metric, "validation", metric)), "best": best_step},
+        {**held_out, "best": best_step},
         chart("Learning rate", "", ("rate", "train", "rate")),
         chart("Speed", "real source and target tokens per second", ("tokens/s", "train", "tokens_per_second")),
     ]

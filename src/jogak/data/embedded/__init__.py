@@ -60,6 +60,17 @@ def read_embedded(name: str) -> Iterator[tuple[str, str]]:
     raise UserError(f"there is no embedded data called '{name}'{nearest(name, embedded_names())}")
 
 
+def read_languages() -> Iterator[tuple[str, str]]:
+    """(text, language) of both sides of every pair of every set, each text once: what a classifier can learn from."""
+    seen: set[str] = set()
+    for name in sorted(records()):
+        for pair in read_embedded(name):
+            for text, language in zip(pair, name.split("-"), strict=True):
+                if text not in seen:
+                    seen.add(text)
+                    yield text, language
+
+
 def read_origins(name: str) -> Iterator[tuple[str, str, str]]:
     """(source, target, package) of each pair, in the direction in which the set is stored."""
     try:

@@ -1,0 +1,44 @@
+"""A stack, one vector for the whole sequence, and a score for each class.
+
+Legend: B batch, T time, D model width, C classes.
+"""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from jogak import config
+from jogak.errors import UserError
+from jogak.layers.dropout import Dropout
+from jogak.layers.pooling import POOLS, Convolutions
+from jogak.mixers import Context
+from jogak.models.initialise import initialise
+from jogak.models.topologies import Coder
+
+
+class Classifier(nn.Module):
+    """ids [B T] -> logits [B C] = W dropout(pool(stack(ids))) + b, of an encoder or a decoder.
+
+    Raises: UserError where the number of classes is not known.
+    """
+
+    def __init__(self, given: config.Model, vocab_size: int) -> None:
+        super().__init__()
+        head = given.head
+        if head.classes is None:
+            raise UserError("model.head.classes is not set and no data says it; set model.head.classes")
+        side: Literal["encoder", "decoder"] = "encoder" if given.topology == "encoder" else "decoder"
+        self.config = given
+        self.coder = Coder(given, vocab_size, side)
+        if head.pool == "convolutions":
+            self.pool: nn.Module = Convolutions(given.width, head.widths, head.channels)
+            width = head.channels * len(head.widths)
+        else:
+            self.pool, width = POOLS[head.pool](given.width), given.width
+        self.dropout = Dropout(head.dropout)
+        self.head = nn.Linear(width, head.classes)
+        initialise(self, given.init, given.width)
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        x, _ = self.coder(ids, None, Context(mask=mask))
+        return self.head(self.dropout(self.pool(x, mask)))
