@@ -3,8 +3,8 @@
 All three have the same weights (post-norm, tied, sinusoids) and translate the same sentences, in batches of like
 lengths. Either the weights are random and the sentences too, their lengths log-normal, each translated to the same
 number of units: the end is forbidden until then, so that nobody gains by stopping early. Or, with `--run`, they are a
-trained run's and its held-out sentences', which end where they end: what a user waits for. `same answers`: how many of
-a program's best answers are jogak's.
+trained run's and its held-out sentences', which end where they end: what a user waits for. Answers are ranked by
+their log-probability, the one way that all three have. `same answers`: how many of a program's best are jogak's.
 """
 
 import argparse
@@ -63,7 +63,9 @@ def jogaks(model: EncoderDecoder, batches: list[tuple[Tensor, Tensor]], search_:
         answers: Answers = []
         for ids, mask in batches:
             forbidden = tuple(never for _ in ids)
-            settings = Settings(end=_marian.END, max_length=search_.units, beam=search_.beam, forbidden=forbidden)
+            settings = Settings(
+                end=_marian.END, max_length=search_.units, beam=search_.beam, length_penalty=0, forbidden=forbidden
+            )
             with torch.inference_mode():
                 context = model.read(ids, None if bool(mask.all()) else mask)
                 start = torch.full((len(ids), 1), _marian.START)
@@ -88,6 +90,7 @@ def transformers(
                     max_new_tokens=search_.units,
                     bad_words_ids=[[_marian.PAD]],
                     do_sample=False,
+                    length_penalty=0.0,
                 )
             answers += [until_end(row[1:].tolist()) for row in found]
         return answers
@@ -114,6 +117,7 @@ def ctranslate2s(folder: Path, batches: list[tuple[Tensor, Tensor]], search_: Se
             found = translator.translate_batch(
                 texts,
                 beam_size=search_.beam,
+                length_penalty=0.0,
                 min_decoding_length=search_.units if search_.fixed else 1,
                 max_decoding_length=search_.units,
                 suppress_sequences=[[str(_marian.PAD)]],

@@ -3,15 +3,19 @@
 Legend: N rows, V vocabulary.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from jogak.ops import _vectors
 from jogak.ops._compiled import Kernel, jit
-from jogak.ops._vectors import LOG2E, exp2
+from jogak.ops._vectors import LOG2E
 
 STEPS = 24  # of a loop, for each entry
 LANES = 64
+exp2: Any = _vectors.exp2  # as numba calls it, without what its decorator is told
 
 
 @jit
