@@ -1,13 +1,17 @@
 """Loops compiled by numba at their first call, and work spread over torch's number of threads.
 
 numba's own threads are not used: their layer may abort the process when two threads of Python call it at once, and
-it knows nothing of torch.set_num_threads. A kernel that gives the interpreter free runs in a small pool instead.
+it knows nothing of torch.set_num_threads. A kernel that gives the interpreter free runs on the threads of torch's
+OpenMP library instead, or in a small pool where that cannot be reached.
 """
 
+import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,11 +45,51 @@ class Kernel:
             run(0, tasks, *arrays)
             return
         bounds = [tasks * i // threads for i in range(threads + 1)]
-        pool = _pool(threads - 1)
-        others = [pool.submit(run, bounds[i], bounds[i + 1], *arrays) for i in range(1, threads)]
-        run(0, bounds[1], *arrays)
+        _spread(lambda i: run(bounds[i], bounds[i + 1], *arrays), threads)
+
+
+def _spread(part: Callable[[int], None], count: int) -> None:
+    """part(0) ... part(count - 1), each on a thread of its own."""
+    openmp = _openmp()
+    if openmp is None:
+        pool = _pool(count - 1)
+        others = [pool.submit(part, i) for i in range(1, count)]
+        part(0)
         for other in others:
             other.result()
+        return
+    errors: list[BaseException] = []
+
+    def share(_: int | None) -> None:
+        try:
+            for i in range(openmp.omp_get_thread_num(), count, openmp.omp_get_num_threads()):
+                part(i)
+        except BaseException as error:
+            errors.append(error)  # which C would lose
+
+    openmp.GOMP_parallel(_SHARE(share), None, count, 0)
+    if errors:
+        raise errors[0]
+
+
+_SHARE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+@cache
+def _openmp() -> ctypes.CDLL | None:
+    """The OpenMP library that torch has loaded, where it is GNU's.
+
+    Its threads wait for torch's next operation by spinning, so that any others would have to share their cores.
+    """
+    for path in (Path(torch.__file__).parent / "lib").glob("libgomp*"):
+        try:
+            found = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+            found.GOMP_parallel.argtypes = [_SHARE, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+            found.GOMP_parallel.restype = None
+        except (OSError, AttributeError):
+            continue
+        return found
+    return None
 
 
 def jit(function: Callable[..., Any], *, reorder: bool = False) -> Callable[..., Any]:
