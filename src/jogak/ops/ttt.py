@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from jogak.ops._exact import exact
 from jogak.ops._ttt_scan import EPS, gelu, norm, one, slopes, walk
 
-GROUP = 1 << 21  # floats of inner weights that are kept for the way back; beyond, they are made again
+GROUP = 1 << 26  # floats of inner weights that are kept for the way back; beyond, they are made again
 Result = tuple[Tensor, ...]
 
 
@@ -284,7 +284,7 @@ def _work(k: Tensor, v: Tensor, rate: Tensor, decay: Tensor, scale: Tensor, shif
 
 def _groups(count: int, weights: Sequence[Tensor]) -> list[tuple[int, int]]:
     """Bounds of groups of mini-batches whose inner weights fit in GROUP, each as large as the others."""
-    most = max(1, GROUP // max(1, sum(w.numel() for w in weights) // weights[0].shape[0]))
+    most = max(1, GROUP // max(1, sum(w.numel() for w in weights)))
     size = -(-count // -(-count // most))
     return [(first, min(count, first + size)) for first in range(0, count, size)]
 
