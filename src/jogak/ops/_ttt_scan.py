@@ -113,7 +113,8 @@ def _minus(x: Tensor | None) -> Tensor | None:
 class _Linear(torch.autograd.Function):
     """keys [M n C K+1], aim [M n C K], gain [n 1 K], rate [M n C 1], w and offset [n K+1 K] -> slopes, weights.
 
-    g_m = slope(k_m w_m), w_(m+1) = w_m - (rate_m k_m)^T g_m (- offset, for m = 0): g [M n C K], w [M+1 n K+1 K].
+    g_m = slope(k_m w_m), w_(m+1) = w_m - (rate_m k_m)^T g_m (- offset, for m = 0): g [M n C K],
+    w at the start of each mini-batch [M n K+1 K] and behind the last [n K+1 K].
     """
 
     @staticmethod
@@ -125,7 +126,7 @@ class _Linear(torch.autograd.Function):
         rate: Tensor,
         w: Tensor,
         offset: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         count = keys.shape[0]
         zs, found, weights = torch.empty_like(aim), torch.empty_like(aim), w.new_empty(count + 1, *w.shape)
         weights[0] = w
@@ -139,7 +140,7 @@ class _Linear(torch.autograd.Function):
                 weights[1].sub_(offset)
         ctx.save_for_backward(keys, aim, gain, rate, zs, found, weights)
         ctx.shifted = offset is not None
-        return found, weights
+        return found, weights[:-1], weights[-1].clone()
 
     @staticmethod
     @once_differentiable
@@ -147,7 +148,7 @@ class _Linear(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401  # autograd's own context
         *grads: Tensor,
     ) -> tuple[Tensor | None, ...]:
-        of_found, of_weights = grads
+        of_found, of_weights, of_w = grads
         keys, aim, gain, rate, zs, found, weights = ctx.saved_tensors
         with exact(keys.device):
             at = Norm.of(zs)
@@ -155,7 +156,6 @@ class _Linear(torch.autograd.Function):
             pull = at.rstd * (e * at.y).mean(-1, keepdim=True)
             given, turned = rate * keys, keys.mT
             of_z, of_aim, of_given = torch.empty_like(zs), torch.empty_like(zs), torch.empty_like(keys)
-            of_w = of_weights[-1]
             of_offset = None
             for m in reversed(range(keys.shape[0])):
                 of_offset = of_w
@@ -209,7 +209,8 @@ class _Mlp(torch.autograd.Function):
                 seconds[1].sub_(offset2)
         ctx.save_for_backward(keys, aim, gain, rate, hidden, zs, before, after, firsts, seconds)
         ctx.shifted = offset1 is not None
-        return hidden, before, after, firsts, seconds
+        ends = (firsts[-1].clone(), seconds[-1].clone())
+        return hidden, before, after, firsts[:-1], seconds[:-1], *ends
 
     @staticmethod
     @once_differentiable
@@ -217,7 +218,7 @@ class _Mlp(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401  # autograd's own context
         *grads: Tensor,
     ) -> tuple[Tensor | None, ...]:
-        of_hidden, of_before, of_after, of_firsts, of_seconds = grads
+        of_hidden, of_before, of_after, of_firsts, of_seconds, of_1, of_2 = grads
         keys, aim, gain, rate, hidden, zs, before, after, firsts, seconds = ctx.saved_tensors
         with exact(keys.device):
             at = Norm.of(zs)
@@ -227,7 +228,6 @@ class _Mlp(torch.autograd.Function):
             given, given_inside = rate * keys, rate * inside
             of_h = torch.empty_like(hidden)
             of_aim, of_given, of_rate = torch.empty_like(zs), torch.empty_like(keys), torch.empty_like(rate)
-            of_1, of_2 = of_firsts[-1], of_seconds[-1]
             of_offsets: tuple[Tensor | None, Tensor | None] = (None, None)
             for m in reversed(range(keys.shape[0])):
                 of_offsets = (of_1, of_2)
@@ -257,11 +257,13 @@ class _Mlp(torch.autograd.Function):
 
 
 class Walk(NamedTuple):
-    """What a scan has found, for each layer: slopes [M n C F], weights [M+1 n K+1 F], what it is given [M n C K+1]."""
+    """What a scan has found, for each layer: slopes [M n C F], weights [M n K+1 F], what it is given [M n C K+1],
+    and the weights behind the last mini-batch [n K+1 F]."""
 
     slopes: list[Tensor]
     weights: list[Tensor]
     given: list[Tensor]
+    ends: list[Tensor]
 
 
 def walk(
@@ -271,13 +273,12 @@ def walk(
     if torch.compiler.is_compiling():
         return _plain(keys, aim, gain, rate, weights, offsets)
     if len(weights) == 1:
-        found, ws = cast(
-            list[Tensor], _Linear.apply(keys, aim, gain, rate, weights[0], offsets[0] if offsets else None)
-        )
-        return Walk([found], [ws], [keys])
-    all_of_it = _Mlp.apply(keys, aim, gain, rate, *weights, *(offsets or (None, None)))
-    hidden, before, after, *ws = cast(list[Tensor], all_of_it)
-    return Walk([before, after], ws, [keys, one(gelu(hidden))])
+        linear = _Linear.apply(keys, aim, gain, rate, weights[0], offsets[0] if offsets else None)
+        found, starts, end = cast(list[Tensor], linear)
+        return Walk([found], [starts], [keys], [end])
+    mlp = _Mlp.apply(keys, aim, gain, rate, *weights, *(offsets or (None, None)))
+    hidden, before, after, firsts, seconds, *ends = cast(list[Tensor], mlp)
+    return Walk([before, after], [firsts, seconds], [keys, one(gelu(hidden))], ends)
 
 
 def _plain(
@@ -285,13 +286,16 @@ def _plain(
 ) -> Walk:
     """The same in operations that a compiler can follow and differentiate."""
     now = list(weights)
-    found, held, given = [], [now], []
+    found, held, given = [], [], []
     for m in range(keys.shape[0]):
         inputs, gradients = slopes(keys[m], aim[m], gain, now)
-        now = [w - (rate[m] * x).mT @ g for w, x, g in zip(now, inputs, gradients, strict=True)]
-        if m == 0 and offsets is not None:
-            now = [w - o for w, o in zip(now, offsets, strict=True)]
         found.append(gradients)
         held.append(now)
         given.append(inputs)
-    return Walk(*([torch.stack(layer) for layer in zip(*each, strict=True)] for each in (found, held, given)))
+        now = [w - (rate[m] * x).mT @ g for w, x, g in zip(now, inputs, gradients, strict=True)]
+        if m == 0 and offsets is not None:
+            now = [w - o for w, o in zip(now, offsets, strict=True)]
+    gradients, starts, inputs = (
+        [torch.stack(layer) for layer in zip(*each, strict=True)] for each in (found, held, given)
+    )
+    return Walk(gradients, starts, inputs, now)

@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from jogak.ops._exact import exact
 from jogak.ops._ttt_scan import EPS, gelu, norm, one, slopes, walk
 
-GROUP = 1 << 21  # floats of inner weights that are kept for the way back; beyond, they are made again
+GROUP = 1 << 26  # floats of inner weights that are kept for the way back; beyond, they are made again
 Result = tuple[Tensor, ...]
 
 
@@ -284,7 +284,7 @@ def _work(k: Tensor, v: Tensor, rate: Tensor, decay: Tensor, scale: Tensor, shif
 
 def _groups(count: int, weights: Sequence[Tensor]) -> list[tuple[int, int]]:
     """Bounds of groups of mini-batches whose inner weights fit in GROUP, each as large as the others."""
-    most = max(1, GROUP // max(1, sum(w.numel() for w in weights) // weights[0].shape[0]))
+    most = max(1, GROUP // max(1, sum(w.numel() for w in weights)))
     size = -(-count // -(-count // most))
     return [(first, min(count, first + size)) for first in range(0, count, size)]
 
@@ -299,11 +299,11 @@ def _group(work: _Work, queries: Tensor, weights: Sequence[Tensor], held: Sequen
     for number, (ws, gradients, given) in enumerate(zip(found.weights, found.slopes, found.given, strict=True)):
         x = one(gelu(x)) if number else x
         seen = (x @ given.mT) * step
-        z = x @ ws[:-1] - seen @ gradients
+        z = x @ ws - seen @ gradients
         if held is not None:
             z = torch.cat([z[:1] - work.decay * (x[:1] @ held[number]), z[1:]])
         x = z
-    return (x, *(w[-1].clone() for w in found.weights))  # a view would keep all of them
+    return (x, *found.ends)
 
 
 def _open(work: _Work, tiles: Tiles, weights: Sequence[Tensor], held: Sequence[Tensor] | None) -> list[Tensor]:
@@ -360,8 +360,8 @@ def losses(
             part = work.piece(first, last)
             offsets = None if place is None or first else [part.close[0] * s.flatten(0, 1) for s in sums]
             walked = walk(part.keys, part.aim, part.gain, part.rate * part.close, now, offsets)
-            now = [w[-1] for w in walked.weights]
-            z = walked.given[-1] @ walked.weights[-1][:-1]
+            now = walked.ends
+            z = walked.given[-1] @ walked.weights[-1]
             off = torch.addcmul(part.shift, part.scale, norm(z)) - aims[first:last]
             found.append(off.square().mean(-1, keepdim=True) / 2)
         return tiles.join(torch.cat(found), k.shape[2]).squeeze(3)
