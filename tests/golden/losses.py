@@ -69,7 +69,7 @@ def loss_of(name: str) -> float:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
-    return float(loss)
+    return float(loss.detach())
 
 
 def read() -> dict[str, float]:
