@@ -21,8 +21,13 @@ OPTIONS: dict[str, dict[str, object]] = {
     "attention": {"heads": 2, "position": "rotary"},
     "bidirectional": {"inner": {"name": "attention", "heads": 2}},
     "linear_attention": {"heads": 2},
+    "mamba": {"state": 4},
+    "mamba2": {"state": 8, "head_dim": 8},
     "retention": {"heads": 2},
     "rglru": {"blocks": 2},
+    "s4": {"size": 8},
+    "s4d": {"size": 8},
+    "ttt": {"heads": 2},
 }
 
 
@@ -64,7 +69,7 @@ def loss_of(name: str) -> float:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad()
-    return float(loss)
+    return float(loss.detach())
 
 
 def read() -> dict[str, float]:
