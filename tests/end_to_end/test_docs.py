@@ -28,9 +28,14 @@ IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 SMALL = (
     "train.steps=4 train.minutes=null train.warmup=2 train.validate_every=4 train.save_every=4 train.batch_tokens=300 "
     "train.precision=float32 data.test=8 data.validation=4 codec.vocab_size=400 model.width=32 "
-    "model.encoder.depth=1 model.decoder.depth=1 decode.max_length=24"
+    "decode.max_length=24"
 )
-VERBS = ("train", "run", "eval", "look", "plan", "list", "data")
+# The sides that a recipe's topology has are made shallow too.
+SHALLOW = """sides="model.encoder.depth=1 model.decoder.depth=1"
+grep -q 'topology: decoder' "$2" && sides=model.decoder.depth=1
+grep -q 'topology: encoder$' "$2" && sides=model.encoder.depth=1
+"""
+VERBS = ("train", "compare", "run", "eval", "look", "plan", "list", "data")
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,8 @@ def desk(tmp_path: Path) -> Path:
     python = f"{shlex.quote(sys.executable)}"
     scripts = {
         "jogak": f"""case "$1" in
-train) exec {python} -m jogak "$@" {SMALL};;
+train)
+{SHALLOW}exec {python} -m jogak "$@" {SMALL} $sides;;
 data) exec {python} -m jogak list data | grep -qx "$2";;
 *) exec {python} -m jogak "$@";;
 esac""",
@@ -197,6 +203,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "data": config.Data,
     "codec": config.Codec,
     "model": config.Model,
+    "model.head": config.Head,
     "model.encoder and model.decoder": config.Stack,
     "feedforward": config.FeedForward,
     "train": config.Train,

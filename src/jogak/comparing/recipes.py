@@ -42,31 +42,12 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 
 def with_mixer(recipe: config.Recipe, name: str) -> config.Recipe:
-    """The recipe with the mixer `name` in every block, its run in a folder of that name below the recipe's.
-
-    name: a mixer, or several that take turns, joined by "+". Options that the recipe gives to a mixer of that name
-    are kept. In an encoder, a mixer that cannot look ahead is run both ways.
+    """The recipe with the mixer `name` in every block (`models.with_mixer`), its run in a folder of that name below.
 
     Raises: UserError for an unknown mixer.
     """
-    changes: dict[str, config.Stack] = {}
-    for side in recipe.model.topology.split("-"):
-        stack = getattr(recipe.model, side) or config.Stack()
-        both_ways = side == "encoder" and not stack.causal and recipe.model.handover == "memory"
-        pattern = tuple(_placed(part, stack.pattern, both_ways=both_ways) for part in name.split("+"))
-        changes[side] = stack.model_copy(update={"pattern": pattern})
-    model = recipe.model.model_copy(update=changes)
+    model = models.with_mixer(recipe.model, name)
     return recipe.model_copy(update={"model": model, "run": str(Path(recipe.run) / name)})
-
-
-def _placed(name: str, pattern: Sequence[config.Mixer], *, both_ways: bool) -> config.Mixer:
-    given = next((m for m in pattern if m.name == name), None)
-    if given is not None:
-        return given
-    if both_ways and mixers.kind(name).causal_only:
-        return config.Mixer.model_validate({"name": "bidirectional", "inner": name})
-    mixers.kind(name)
-    return config.Mixer(name=name)
 
 
 def entry(name: str, model: models.Model, recipe: config.Recipe, figures: Mapping[str, float], metrics: Path) -> Entry:

@@ -243,20 +243,30 @@ def _mixer(given: config.Mixer, width: int, side: Side, *, causal: bool) -> Mixe
 
 
 def with_mixer(given: config.Model, name: str) -> config.Model:
-    """The configuration with the mixer `name` in every block; wrapped where the encoder needs one that looks ahead.
+    """The configuration with the mixer `name` in every block, or several that take turns, joined by "+".
+
+    Options that the configuration gives to a mixer of that name are kept. Where an encoder needs one that looks
+    ahead, one that cannot is run both ways.
 
     Raises: UserError for an unknown name.
     """
     changes: dict[str, config.Stack] = {}
-    for side in ("encoder", "decoder"):
-        if side not in given.topology.split("-"):
-            continue
-        both_ways = side == "encoder" and not given.stack(side).causal
-        mixer = config.Mixer(name=name)
-        if both_ways and mixers.kind(name).causal_only:
-            mixer = config.Mixer.model_validate({"name": "bidirectional", "inner": name})
-        changes[side] = (getattr(given, side) or config.Stack()).model_copy(update={"pattern": (mixer,)})
+    for side in given.topology.split("-"):
+        stack = getattr(given, side) or config.Stack()
+        both_ways = side == "encoder" and not stack.causal and given.handover == "memory"
+        pattern = tuple(_placed(part, stack.pattern, both_ways=both_ways) for part in name.split("+"))
+        changes[side] = stack.model_copy(update={"pattern": pattern})
     return given.model_copy(update=changes)
+
+
+def _placed(name: str, pattern: Sequence[config.Mixer], *, both_ways: bool) -> config.Mixer:
+    given = next((m for m in pattern if m.name == name), None)
+    if given is not None:
+        return given
+    if both_ways and mixers.kind(name).causal_only:
+        return config.Mixer.model_validate({"name": "bidirectional", "inner": name})
+    mixers.kind(name)
+    return config.Mixer(name=name)
 
 
 def check_handover(encoder: Stack, decoder: Stack) -> None:
