@@ -5,13 +5,13 @@ from tests.laws.forms import ODD, forms
 CAUSAL = {"causal": True}
 
 FORMS = [
-    *forms("convolution", {"causal": CAUSAL, "centred": {}}, lengths=ODD),
+    *forms("convolution", {"causal": CAUSAL, "centred": {"kernel": 5}}, lengths=ODD),
     *forms(
         "convolution",
         {
             "causal-full": {**CAUSAL, "depthwise": False, "kernel": 4},
             "causal-dilated": {**CAUSAL, "dilation": 2, "kernel": 2, "bias": False},
-            "centred-full": {"depthwise": False, "bias": False},
+            "centred-full": {"depthwise": False, "kernel": 5, "bias": False},
             "centred-dilated": {"dilation": 2, "kernel": 5},
         },
     ),

@@ -31,8 +31,9 @@ def loader(store: TokenStore, batch_tokens: int = 100, seed: int = 0, **options)
 
 
 def epoch(batches: Loader) -> list[Batch]:
-    """The batches of the loader's present epoch that this process gets."""
-    return [next(batches) for _ in range(batches.batches_per_epoch)]
+    """The batches of the loader's next epoch that this process gets; how many is known once it has begun."""
+    first = next(batches)
+    return [first, *(next(batches) for _ in range(batches.batches_per_epoch - 1))]
 
 
 def rows(batches: Iterable[Batch]) -> list[int]:
