@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jogak.ops import retention
+from jogak.ops._exact import exact
 
 EPS = 1e-6  # added to the divisor, which is zero where no feature of query and keys is shared
 
@@ -69,7 +70,7 @@ def full(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None = None) -> Tensor:
     wide = torch.promote_types(q.dtype, torch.float32)
     if real is not None:
         k, v = (x.masked_fill(~real.unsqueeze(2).unsqueeze(3), 0) for x in (k, v))
-    with retention.exactly(q.device):
+    with exact(q.device):
         key = k.to(wide).permute(0, 2, 3, 1)
         sums = key @ v.to(wide).transpose(1, 2)  # [N H K V]
         query = q.to(wide).transpose(1, 2)

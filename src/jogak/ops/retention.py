@@ -10,12 +10,13 @@ width, M chunks, C places of a chunk.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from jogak.ops._exact import exact
 
 CHUNK = 64  # places of a chunk
 
@@ -62,7 +63,7 @@ def _recur(
     if lengths is not None:
         q, k, v = _silence(q, k, v, lengths)
     fade = None if decay is None else decay.to(dtype).view(1, -1, 1, 1)
-    with exactly(q.device):
+    with exact(q.device):
         for t in range(q.shape[1]):
             if starts is not None:
                 held = held.masked_fill(starts[:, t].view(-1, 1, 1, 1), 0)
@@ -109,7 +110,7 @@ def chunkwise(
     size = min(chunk, length)
     if lengths is not None:
         q, k, v = _silence(q, k, v, lengths)
-    with exactly(q.device):
+    with exact(q.device):
         q, k, v = (_cut(x.to(dtype), size) for x in (q, k, v))
         fading = None if decay is None else _fading(decay.to(dtype), q, lengths, length)
         bounds = None if starts is None else _bounds(starts, size)
@@ -139,12 +140,6 @@ def auto(
     """The quickest of them for this length: see `chunkwise`."""
     form = recurrent if q.shape[1] == 1 else chunkwise
     return form(q, k, v, decay, state, starts, lengths)
-
-
-def exactly(device: torch.device) -> AbstractContextManager[object]:
-    """Where products are of the dtype of their factors, whatever autocast says."""
-    known = torch.amp.is_autocast_available(device.type)  # not on the meta device
-    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from jogak.ops import discretise
-from jogak.ops.state_space import Blocks, block_length, by_fft, exact, levels
+from jogak.ops._exact import exact
+from jogak.ops.state_space import Blocks, block_length, by_fft, levels
 from jogak.ops.state_space import chunked as over_blocks
 
 AT_ONCE = 1 << 22  # complex numbers of a Cauchy matrix that are held at one time

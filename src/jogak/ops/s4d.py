@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from jogak.ops import discretise
-from jogak.ops.state_space import COMPLEX, Blocks, block_length, by_fft, exact, levels
+from jogak.ops._exact import exact
+from jogak.ops.state_space import COMPLEX, Blocks, block_length, by_fft, levels
 from jogak.ops.state_space import chunked as over_blocks
 
 

@@ -16,7 +16,6 @@ Legend: R rows, L length, D channels, N state (real numbers), K places of a bloc
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -52,12 +51,6 @@ def levels(length: int) -> int:
     """How many powers A^(2^k) a sequence needs: for the places of a block, and for its blocks."""
     block = block_length(length)
     return (block.bit_length() - 1) + (-(-length // block)).bit_length()
-
-
-def exact(device: torch.device) -> AbstractContextManager[object]:
-    """Where products are of the dtype of their factors, whatever autocast says."""
-    known = torch.amp.is_autocast_available(device.type)  # not on the meta device
-    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 def chunked(x: Tensor, blocks: Blocks, state: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
