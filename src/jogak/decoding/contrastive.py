@@ -60,9 +60,7 @@ def contrast(
         history = torch.cat([history, unit.unsqueeze(1)], dim=1)
 
 
-def _told(
-    logits: Tensor, unit: Tensor, rows: Sequence[Row], done: list[bool], end: int, step: int
-) -> list[Token]:
+def _told(logits: Tensor, unit: Tensor, rows: Sequence[Row], done: list[bool], end: int, step: int) -> list[Token]:
     log_probs = (logits.gather(1, unit.unsqueeze(1)).squeeze(1) - logits.logsumexp(-1)).tolist()
     found: list[Token] = []
     for number, (row, chosen) in enumerate(zip(rows, unit.tolist(), strict=True)):

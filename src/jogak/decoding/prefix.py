@@ -9,7 +9,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
-from os.path import commonprefix
 
 import torch
 from torch import Tensor
@@ -187,7 +186,8 @@ def _shared(
     model: Generates, prompts: Sequence[Sequence[int]], cache: PrefixCache, device: torch.device | None
 ) -> tuple[int, int, ModelState | None]:
     """How long a prefix of all prompts is read now, how much of it was known, and the state of one row after it."""
-    shared = min(len(commonprefix([list(prompt) for prompt in prompts])), min(map(len, prompts)) - 1)
+    most = min(map(len, prompts)) - 1
+    shared = next((n for n in range(most) if any(prompt[n] != prompts[0][n] for prompt in prompts)), most)
     prefix = prompts[0][: shared + 1]
     known, state = cache.longest(prefix)
     length = known

@@ -182,11 +182,11 @@ def _keep(
     width = logits.shape[1]
     if width > 4 * GLANCE:
         units = order.topk(GLANCE, dim=1, largest=False).indices.sort(1).values
-        units = units.gather(1, order.gather(1, units).argsort(1, stable=True))
+        units = units.gather(1, order.gather(1, units).argsort(dim=1, stable=True))
         kept, units, decided = cut(logits.gather(1, units), units)
         if decided:
             return _only(logits, kept, units, off)
-    units = order.argsort(1, stable=True)
+    units = order.argsort(dim=1, stable=True)
     kept, units, _ = cut(logits.gather(1, units), units)
     return _only(logits, kept, units, off)
 
@@ -235,9 +235,11 @@ class Step:
 
     def select(self, rows: Sequence[int]) -> "Step":
         def pick(value: Any) -> Any:  # noqa: ANN401
-            return value[torch.tensor(rows, device=value.device)] if isinstance(value, Tensor) else [
-                value[row] for row in rows
-            ]
+            return (
+                value[torch.tensor(rows, device=value.device)]
+                if isinstance(value, Tensor)
+                else [value[row] for row in rows]
+            )
 
         return Step(self.name, self.apply, tuple(pick(value) for value in self.values))
 
@@ -245,7 +247,11 @@ class Step:
 # Setting(s), the value(s) at which a row has it off, and how it is applied, in the order of the table above.
 _NUMBERS: tuple[tuple[tuple[str, ...], tuple[float, ...], Callable[..., Tensor]], ...] = (
     (("repetition_penalty",), (1.0,), lambda l, h, s, r: repetition(l, h, r)),
-    (("presence_penalty", "frequency_penalty"), (0.0, 0.0), lambda l, h, s, p, f: presence_frequency(l, h[:, s:], p, f)),
+    (
+        ("presence_penalty", "frequency_penalty"),
+        (0.0, 0.0),
+        lambda l, h, s, p, f: presence_frequency(l, h[:, s:], p, f),
+    ),
     (("no_repeat_ngram_size",), (0,), lambda l, h, s, n: no_repeat_ngram(l, h, n)),
 )
 _CHOICE: tuple[tuple[tuple[str, ...], tuple[float, ...], Callable[..., Tensor]], ...] = (

@@ -151,11 +151,17 @@ def sample(
         if finished >= COMPACT * len(alive):
             kept = [place for place in range(len(alive)) if not done[place]]
             index = torch.tensor(kept, device=device)
-            alive, done, unit, state = [alive[p] for p in kept], [False] * len(kept), unit[index], state.reorder(
-                index, index
+            alive, done, unit, state = (
+                [alive[p] for p in kept],
+                [False] * len(kept),
+                unit[index],
+                state.reorder(index, index),
             )
             chain, forbidden, chance, history = (
-                chain.select(kept), forbidden.select(index), chance.select(index), history[index]
+                chain.select(kept),
+                forbidden.select(index),
+                chance.select(index),
+                history[index],
             )
         x, state = model.hidden(unit.unsqueeze(1), state, EMPTY)
         logits = model.head(x)[:, -1]

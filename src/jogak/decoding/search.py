@@ -206,7 +206,7 @@ class _Beams:
 
         log_probs [m w V], scores [m w]; penalty [m V] counts for choosing only.
         """
-        searches, _, width = log_probs.shape
+        width = log_probs.shape[-1]
         value = log_probs if penalty is None else log_probs - penalty.unsqueeze(1)
         # Best of each beam first: a search of V numbers a row is much cheaper than one of W V.
         values, unit = value.topk(min(2 * self.wanted, width), dim=-1)

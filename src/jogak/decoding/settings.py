@@ -143,8 +143,9 @@ class Sampling:
         if self.penalty_alpha:
             self._exclude("penalty_alpha", ("temperature", "n", "best_of", "draft_tokens"))
             if self.top_k < 2:
-                raise UserError(f"contrastive search chooses among top_k candidates; set top_k to 2 at least, got "
-                                f"{self.top_k}")
+                raise UserError(
+                    f"contrastive search chooses among top_k candidates; set top_k to 2 at least, got {self.top_k}"
+                )
         if self.heat == 0 and self.beam == 1 and (self.best_of or self.n) > 1:
             raise UserError("several greedy answers would be one and the same; set temperature above 0, or beam")
 

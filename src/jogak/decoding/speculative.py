@@ -70,9 +70,7 @@ class Lookup:
 class Draft:
     """Units of a smaller model with the same vocabulary, drawn (or taken) as the large one's are."""
 
-    def __init__(
-        self, model: Generates, start: Start, row: Row, chain: Chain, forbidden: Forbidden
-    ) -> None:
+    def __init__(self, model: Generates, start: Start, row: Row, chain: Chain, forbidden: Forbidden) -> None:
         self.model, self.row, self.chain, self.forbidden = model, row, chain, forbidden
         self.history, self.width = start.history, start.history.shape[1]
         self._read_to = 0  # units of the answer that are behind us for good

@@ -1,0 +1,57 @@
+"""What decoding gives back: a whole answer, or one piece of it while it comes."""
+
+from dataclasses import dataclass
+
+from jogak.decoding.sampling import Reason
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds until the prompts were read, and in all, of the batch that the answer came in; prompt_tokens and how
+    many of them the prefix cache had; speculation: units guessed, units kept, calls of the model."""
+
+    prompt_seconds: float
+    seconds: float
+    prompt_tokens: int
+    cached_tokens: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    calls: int = 0
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer. ids: without prompt, end mark, and what lies behind a stop text; scores: the log-probability of
+    each, and of the end mark where there is one (what beam search ranked it by; else the model's own).
+
+    reason: "end", "stop" or "length". score: what answers are ranked by. top: for each of scores the likeliest units
+    there with their log-probabilities. seed: what gives the same answer again.
+    """
+
+    ids: tuple[int, ...]
+    text: str
+    scores: tuple[float, ...]
+    timings: Timings
+    reason: Reason
+    score: float
+    seed: int | None = None
+    top: tuple[tuple[tuple[int, float], ...], ...] = ()
+
+    @property
+    def log_prob(self) -> float:
+        return sum(self.scores)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What came of answer `index` since the last piece: text (never half a character), ids, their log-probabilities.
+
+    reason: why it ended, in its last piece.
+    """
+
+    index: int
+    text: str
+    ids: tuple[int, ...] = ()
+    scores: tuple[float, ...] = ()
+    top: tuple[tuple[tuple[int, float], ...], ...] = ()
+    reason: Reason | None = None

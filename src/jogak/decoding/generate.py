@@ -1,0 +1,418 @@
+"""Answers of a model that writes: ids in, `Generation`s out, whole or while they come, by every way of decoding.
+
+See docs/decoding.md for what can be asked, processors for the order in which it is applied.
+"""
+
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jogak.codecs.text import TextCodec, nfc
+from jogak.decoding import search
+from jogak.decoding.answers import Generation, Piece, Timings
+from jogak.decoding.constrain import Constraint, Constraints
+from jogak.decoding.contrastive import contrast
+from jogak.decoding.prefix import PrefixCache, read, read_sources
+from jogak.decoding.processors import Chain, Forbidden, Rule
+from jogak.decoding.sampling import Reason, Row, Start, Token, sample
+from jogak.decoding.settings import Sampling, settings
+from jogak.decoding.speculative import Draft, Guesser, Lookup, Speculation
+from jogak.decoding.streaming import Writing
+from jogak.decoding.words import Words
+from jogak.errors import UserError
+from jogak.mixers import EMPTY, Context
+from jogak.models import Decoder, EncoderDecoder
+
+Ids = Sequence[int]
+
+
+@dataclass
+class _Job:
+    """Requests that are decoded together, one for each prompt, and what was prepared for them."""
+
+    prompts: list[list[int]]
+    asked: list[Sampling]
+    seeds: list[int]
+    sources: list[list[int]] | None
+    start: Start
+    context: Context
+    cached: int
+    began: float
+    ready: float
+    constraints: list[Constraint | None]
+    counts: dict[int, Speculation]
+
+
+class Generator:
+    """A model and its codec, ready to write. longest: positions that the model has places for; None: any number.
+
+    cache: prompts (or sources) that begin alike are read once. draft: a smaller model of the same vocabulary, whose
+    guesses `draft_tokens` asks for; without one they are looked up in the text so far.
+    """
+
+    def __init__(
+        self,
+        model: Decoder,
+        codec: TextCodec,
+        *,
+        longest: int | None = None,
+        cache: PrefixCache | None = None,
+        draft: Decoder | None = None,
+    ) -> None:
+        self.model, self.codec, self.longest, self.cache, self.draft = model, codec, longest, cache, draft
+        self.constraints = Constraints(codec)
+        if draft is not None:
+            _check_draft(model, draft)
+
+    @property
+    def reads_source(self) -> bool:
+        return isinstance(self.model, EncoderDecoder)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids that `generate` takes for a text: a prompt with the beginning mark, a source with the end mark."""
+        if self.reads_source:
+            return [*self.codec.encode_source(text).ids, self.codec.eos_id]
+        return [self.codec.bos_id, *self.codec.encode(text)]
+
+    def generate(
+        self,
+        inputs: Sequence[Ids],
+        asked: Sampling | Sequence[Sampling] | None = None,
+        **changes: Any,  # noqa: ANN401
+    ) -> list[list[Generation]]:
+        """The n answers to each input, best first. asked: settings, one for all inputs or one for each.
+
+        Raises: UserError for settings that do not fit, a prompt that is empty or too long, or an answer that
+        max_new_tokens cuts before it is what a constraint says.
+        """
+        wanted = self._wanted(inputs, asked, changes)
+        found: list[list[Generation]] = [[] for _ in inputs]
+        for numbers in _alike(wanted):
+            answers = self._together([list(inputs[n]) for n in numbers], [wanted[n] for n in numbers])
+            for number, ours in zip(numbers, answers, strict=True):
+                found[number] = ours
+        return found
+
+    def stream(
+        self,
+        inputs: Sequence[Ids],
+        asked: Sampling | Sequence[Sampling] | None = None,
+        **changes: Any,  # noqa: ANN401
+    ) -> Iterator[Piece]:
+        """The answers piece by piece, as their units come; the n answers to one input have numbers one after another.
+
+        Raises: UserError as `generate` does, and for a beam search or best_of, which know no answer before the end.
+        """
+        wanted = self._wanted(inputs, asked, changes)
+        for given in wanted:
+            if given.beam > 1 or given.best_of not in (None, given.n):
+                raise UserError(
+                    "beam and best_of know no answer before the end, so that nothing can be streamed; "
+                    "leave them out, or use generate"
+                )
+        if len(_alike(wanted)) > 1:
+            raise UserError("inputs that are streamed together need one way of decoding; stream them apart")
+        return self._pieces([list(ids) for ids in inputs], wanted)
+
+    # ------------------------------------------------------------ preparing
+
+    def _wanted(
+        self, inputs: Sequence[Ids], asked: Sampling | Sequence[Sampling] | None, changes: dict[str, Any]
+    ) -> list[Sampling]:
+        given = [asked] * len(inputs) if asked is None or isinstance(asked, Sampling) else list(asked)
+        if len(given) != len(inputs):
+            raise UserError(f"there are settings for {len(given)} inputs and {len(inputs)} inputs; give as many")
+        wanted = [settings(one, **changes) for one in given]
+        for number, (ids, one) in enumerate(zip(inputs, wanted, strict=True), 1):
+            if not len(ids):
+                raise UserError(f"input {number}: is empty; a prompt has at least the beginning mark")
+            wrong = next((n for n in ids if not 0 <= n < self._width), None)
+            if wrong is not None:
+                raise UserError(
+                    f"input {number}: id {wrong} is not in the vocabulary, whose ids are below {self._width}"
+                )
+            prompt = 1 if self.reads_source else len(ids)
+            if self.longest is not None and prompt + one.max_new_tokens > self.longest:
+                raise UserError(
+                    f"input {number}: has {prompt} tokens, and with max_new_tokens={one.max_new_tokens} more they are "
+                    f"beyond the {self.longest} positions of the model; shorten it, or ask for fewer"
+                )
+        return wanted
+
+    @property
+    def _width(self) -> int:
+        return int(self.model.decoder.embedding.table.weight.shape[0])
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.decoder.embedding.table.weight.device
+
+    def _job(self, inputs: list[list[int]], asked: list[Sampling]) -> _Job:
+        """Everything read, and nothing written yet."""
+        began = perf_counter()
+        pad, context, cached, sources = self.codec.pad_id, EMPTY, 0, None
+        prompts = inputs
+        if isinstance(self.model, EncoderDecoder):
+            context, cached = read_sources(self.model, inputs, pad=pad, cache=self.cache, device=self._device)
+            prompts, sources = [[self.codec.bos_id] for _ in inputs], inputs
+        cache = None if self.reads_source else self.cache
+        start, known = read(self.model, prompts, context, pad=pad, cache=cache, device=self._device)
+        seeds = [one.seed if one.seed is not None else secrets.randbits(63) for one in asked]
+        constraints = [self.constraints.of(one, prompt) for one, prompt in zip(asked, prompts, strict=True)]
+        return _Job(
+            prompts, asked, seeds, sources, start, context, cached or known, began, perf_counter(), constraints, {}
+        )
+
+    def _rules(self, job: _Job, number: int) -> list[Rule]:
+        """What the answer to a prompt must be, as text."""
+        rules: list[Rule] = []
+        given = job.asked[number]
+        if given.bad_words:
+            rules.append(Words([nfc(word) for word in given.bad_words], self.codec.spelling, job.prompts[number]))
+        constraint = job.constraints[number]
+        return [*rules, constraint] if constraint is not None else rules
+
+    def _chain(self, job: _Job, repeat: int = 1) -> Chain:
+        """repeat: rows for each prompt."""
+        numbers = [number for number in range(len(job.prompts)) for _ in range(repeat)]
+        rules = [self._rules(job, number) for number in range(len(job.prompts))]
+        asked = [job.asked[number] for number in numbers]
+        return Chain.of(asked, self.codec.eos_id, self._device, rules=[rules[number] for number in numbers])
+
+    def _forbidden(self, rows: int) -> Forbidden:
+        return Forbidden([self.codec.forbidden({})] * rows, self._device)
+
+    def _writing(self, job: _Job, number: int) -> Writing:
+        stop = [nfc(text) for text in job.asked[number].stop]
+        return Writing(self.codec.spelling, stop, job.prompts[number])
+
+    def _rows(self, job: _Job, repeat: int, *, follow: bool) -> list[Row]:
+        """A row for each answer; follow: whether somebody reads its text while it comes."""
+        return [
+            Row(one, seed, choice, self._writing(job, number) if follow or one.stop else None)
+            for number, (one, seed) in enumerate(zip(job.asked, job.seeds, strict=True))
+            for choice in range(repeat)
+        ]
+
+    # ------------------------------------------------------------ writing
+
+    def _tokens(self, job: _Job, rows: list[Row], repeat: int) -> Iterator[list[Token]]:
+        """The units of every row, by the way of decoding that is asked for."""
+        given, end = job.asked[0], self.codec.eos_id
+        if given.draft_tokens:
+            for number, row in enumerate(rows):
+                yield from self._speculate(job, number, row)
+            return
+        start, forbidden = job.start.repeat(repeat), self._forbidden(len(rows))
+        chain = self._chain(job, repeat)
+        if given.penalty_alpha:
+            before = self._hidden(job)
+            yield from contrast(self.model, start, before, rows, chain, forbidden, end)
+        else:
+            yield from sample(self.model, start, rows, chain, forbidden, end)
+
+    @torch.inference_mode()
+    def _hidden(self, job: _Job) -> Tensor:
+        """What the model makes of each position of the prompts: [B T D], zeros where they are padded."""
+        ids = job.start.history
+        mask = ids >= 0
+        x, _ = self.model.hidden(ids.clamp(min=0), None, replace(job.context, mask=mask))
+        return x * mask.unsqueeze(-1)
+
+    def _speculate(self, job: _Job, number: int, row: Row) -> Iterator[list[Token]]:
+        """One answer to the one prompt of the job."""
+        chain, forbidden = self._chain(job), self._forbidden(1)
+        guesser: Guesser
+        if self.draft is None:
+            guesser = Lookup(job.prompts[0], () if job.sources is None else job.sources[0])
+        else:
+            context: Context = EMPTY
+            if job.sources is not None:
+                assert isinstance(self.draft, EncoderDecoder)
+                context, _ = read_sources(self.draft, job.sources, pad=self.codec.pad_id, device=self._device)
+            start, _ = read(self.draft, job.prompts, context, pad=self.codec.pad_id, device=self._device)
+            guesser = Draft(self.draft, start, row, chain, forbidden)
+        job.counts[number] = run = Speculation(
+            self.model, job.start, row, chain, forbidden, self.codec.eos_id, guesser, number
+        )
+        yield from run.run()
+
+    def _together(self, inputs: list[list[int]], asked: list[Sampling]) -> list[list[Generation]]:
+        with _evaluating(self.model, self.draft):
+            job = self._job(inputs, asked)
+            if asked[0].beam > 1:
+                return self._search(job)
+            repeat = asked[0].best_of or asked[0].n
+            rows = self._rows(job, repeat, follow=False)
+            told: list[list[Token]] = [[] for _ in rows]
+            for tokens in self._tokens(job, rows, repeat):
+                for token in tokens:
+                    told[token.row].append(token)
+        answers = [self._answer(job, n, n // repeat, row, told[n]) for n, row in enumerate(rows)]
+        result: list[list[Generation]] = []
+        for first in range(0, len(answers), repeat):
+            ours = answers[first : first + repeat]
+            ranked = sorted(ours, key=lambda a: a.score, reverse=True) if repeat > asked[0].n else ours
+            result.append(ranked[: asked[first // repeat].n])
+        return result
+
+    def _answer(self, job: _Job, number: int, prompt: int, row: Row, told: list[Token]) -> Generation:
+        reason = told[-1].reason or "length"
+        ids = [token.id for token in told if token.reason != "end"]
+        if row.writing is None:
+            text = self.codec.spelling.text(ids, job.prompts[prompt])
+        else:
+            text = row.writing.finish()
+            if reason == "stop":
+                told = told[: row.writing.kept]
+                ids = [token.id for token in told]
+        self._check(job, prompt, ids, reason)
+        scores = tuple(token.log_prob for token in told)
+        return Generation(
+            tuple(ids),
+            text,
+            scores,
+            self._timings(job, prompt, number),
+            reason,
+            sum(scores) / max(1, len(scores)),
+            job.seeds[prompt] if row.settings.heat else None,
+            tuple(token.top for token in told) if row.settings.logprobs else (),
+        )
+
+    def _check(self, job: _Job, prompt: int, ids: Sequence[int], reason: Reason) -> None:
+        """Refuse an answer that is not yet what it must be."""
+        constraint = job.constraints[prompt]
+        if constraint is not None and reason == "length" and not constraint.complete(ids):
+            raise UserError(
+                f"input {prompt + 1}: max_new_tokens={job.asked[prompt].max_new_tokens} came before the answer was "
+                f"what {constraint.name} says; raise it, or bound the {constraint.name}"
+            )
+        if constraint is not None and reason == "stop" and not constraint.complete(ids):
+            raise UserError(
+                f"input {prompt + 1}: a stop text came before the answer was what {constraint.name} says; "
+                "leave out stop"
+            )
+
+    def _timings(self, job: _Job, prompt: int, number: int) -> Timings:
+        read_ = len((job.sources or job.prompts)[prompt])
+        counts = job.counts[number].counts if number in job.counts else None
+        cached = min(read_, job.cached)
+        now = perf_counter()
+        if counts is None:
+            return Timings(job.ready - job.began, now - job.began, read_, cached)
+        return Timings(
+            job.ready - job.began, now - job.began, read_, cached, counts.drafted, counts.accepted, counts.calls
+        )
+
+    def _search(self, job: _Job) -> list[list[Generation]]:
+        """Beam search, diverse where there are groups."""
+        given = job.asked[0]
+        chain = self._chain(job)
+
+        def stops(sentence: int, answer: Sequence[int]) -> bool:
+            writing = self._writing(job, sentence)
+            return any(writing.feed(unit) for unit in answer)
+
+        wanted = search.Settings(
+            end=self.codec.eos_id,
+            max_length=given.max_new_tokens,
+            beam=given.beam,
+            length_penalty=given.length_penalty,
+            n_best=given.n,
+            forbidden=(tuple(self.codec.forbidden({})),) * len(job.prompts),
+            groups=given.beam_groups,
+            diversity=given.diversity_penalty,
+            chain=chain if chain else None,
+            stops=stops if any(one.stop for one in job.asked) else None,
+        )
+        found = search.beams(self.model, job.start, wanted)
+        return [[self._hypothesis(job, number, one) for one in ours] for number, ours in enumerate(found)]
+
+    def _hypothesis(self, job: _Job, number: int, found: search.Hypothesis) -> Generation:
+        ids, scores = list(found.ids), found.scores
+        writing = self._writing(job, number)
+        reason: Reason = "length"
+        if any(writing.feed(unit) for unit in ids):
+            reason, ids, scores = "stop", ids[: writing.kept], scores[: writing.kept]
+        elif found.ended:
+            reason = "end"
+        self._check(job, number, ids, reason)
+        text = writing.finish()
+        return Generation(tuple(ids), text, scores, self._timings(job, number, -1), reason, found.score)
+
+    def _pieces(self, inputs: list[list[int]], asked: list[Sampling]) -> Iterator[Piece]:
+        with _evaluating(self.model, self.draft):
+            job = self._job(inputs, asked)
+        repeat = asked[0].n
+        rows = self._rows(job, repeat, follow=True)
+        heard: list[list[Token]] = [[] for _ in rows]
+        steps = self._tokens(job, rows, repeat)
+        while True:
+            with _evaluating(self.model, self.draft):
+                tokens = next(steps, None)
+            if tokens is None:
+                return
+            for number, ours in _by_row(tokens):
+                heard[number] += ours
+                yield self._piece(job, number, rows[number], ours, heard[number], repeat)
+
+    def _piece(self, job: _Job, number: int, row: Row, new: list[Token], heard: list[Token], repeat: int) -> Piece:
+        assert row.writing is not None
+        reason = new[-1].reason
+        text = row.writing.take() if reason is None else row.writing.take() + row.writing.finish()
+        if reason is not None:
+            self._check(job, number // repeat, [t.id for t in heard if t.reason != "end"], reason)
+        ids = tuple(token.id for token in new if token.reason != "end")
+        scores = tuple(token.log_prob for token in new)
+        top = tuple(token.top for token in new) if row.settings.logprobs else ()
+        return Piece(number, text, ids, scores, top, reason)
+
+
+def _by_row(tokens: Iterable[Token]) -> list[tuple[int, list[Token]]]:
+    rows: dict[int, list[Token]] = {}
+    for token in tokens:
+        rows.setdefault(token.row, []).append(token)
+    return list(rows.items())
+
+
+def _alike(asked: Sequence[Sampling]) -> list[list[int]]:
+    """Numbers of the requests that one way of decoding can serve together."""
+    groups: dict[object, list[int]] = {}
+    for number, one in enumerate(asked):
+        searches = (one.beam, one.beam_groups, one.diversity_penalty, one.length_penalty) if one.beam > 1 else ()
+        longest = one.max_new_tokens if one.beam > 1 or one.penalty_alpha else 0
+        contrasts = (one.penalty_alpha, one.top_k) if one.penalty_alpha else ()
+        alone = number if one.draft_tokens else None  # how far speculation gets in a step is each answer's own
+        key = (searches, longest, contrasts, alone, one.n, one.best_of)
+        groups.setdefault(key, []).append(number)
+    return list(groups.values())
+
+
+class _evaluating:
+    """The models in evaluation mode for a while."""
+
+    def __init__(self, *models: Decoder | None) -> None:
+        self.models = [model for model in models if model is not None and model.training]
+
+    def __enter__(self) -> None:
+        for model in self.models:
+            model.eval()
+
+    def __exit__(self, *raised: object) -> None:
+        for model in self.models:
+            model.train()
+
+
+def _check_draft(model: Decoder, draft: Decoder) -> None:
+    sizes = [int(m.decoder.embedding.table.weight.shape[0]) for m in (model, draft)]
+    if sizes[0] != sizes[1]:
+        raise UserError(
+            f"the draft model has a vocabulary of {sizes[1]} and the model one of {sizes[0]}; a draft needs the same"
+        )
+    if isinstance(model, EncoderDecoder) != isinstance(draft, EncoderDecoder):
+        raise UserError("the draft model must read a source where the model does, and none where it does not")
