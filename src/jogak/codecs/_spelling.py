@@ -15,6 +15,15 @@ class Spelling:
     pieces: Sequence[bytes]
     strips: bool
 
+    def with_slots(self, slots: Mapping[int, str]) -> "Spelling":
+        """The same, where slot ids write the placeholders of one example."""
+        if not slots:
+            return self
+        pieces = list(self.pieces)
+        for number, placeholder in slots.items():
+            pieces[number] = placeholder.encode()
+        return Spelling(pieces, self.strips)
+
     def written(self, ids: Sequence[int]) -> bytes:
         return b"".join(self.pieces[n] for n in ids if n < len(self.pieces))
 

@@ -4,7 +4,7 @@ See docs/decoding.md for what can be asked, processors for the order in which it
 """
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jogak.codecs.text import TextCodec, nfc
+from jogak.codecs.text import Slots, Spelling, TextCodec, nfc
 from jogak.decoding import search
 from jogak.decoding.answers import Generation, Piece, Timings
 from jogak.decoding.constrain import Constraint, Constraints
@@ -44,6 +44,8 @@ class _Job:
     cached: int
     began: float
     ready: float
+    spellings: list[Spelling]
+    forbidden: list[list[int]]
     constraints: list[Constraint | None]
     counts: dict[int, Speculation]
 
@@ -83,9 +85,15 @@ class Generator:
         self,
         inputs: Sequence[Ids],
         asked: Sampling | Sequence[Sampling] | None = None,
+        *,
+        slots: Sequence[Slots] | None = None,
+        done: Callable[[int], None] = lambda count: None,
         **changes: Any,  # noqa: ANN401
     ) -> list[list[Generation]]:
         """The n answers to each input, best first. asked: settings, one for all inputs or one for each.
+
+        slots: the placeholders of each source (see TextCodec.encode_source). done: told how many inputs each batch
+        finished.
 
         Raises: UserError for settings that do not fit, a prompt that is empty or too long, or an answer that
         max_new_tokens cuts before it is what a constraint says.
@@ -93,7 +101,9 @@ class Generator:
         wanted = self._wanted(inputs, asked, changes)
         found: list[list[Generation]] = [[] for _ in inputs]
         for numbers in _alike(wanted):
-            answers = self._together([list(inputs[n]) for n in numbers], [wanted[n] for n in numbers])
+            ours = None if slots is None else [slots[n] for n in numbers]
+            answers = self._together([list(inputs[n]) for n in numbers], [wanted[n] for n in numbers], ours)
+            done(len(numbers))
             for number, ours in zip(numbers, answers, strict=True):
                 found[number] = ours
         return found
@@ -152,7 +162,7 @@ class Generator:
     def _device(self) -> torch.device:
         return self.model.decoder.embedding.table.weight.device
 
-    def _job(self, inputs: list[list[int]], asked: list[Sampling]) -> _Job:
+    def _job(self, inputs: list[list[int]], asked: list[Sampling], slots: Sequence[Slots] | None = None) -> _Job:
         """Everything read, and nothing written yet."""
         began = perf_counter()
         pad, context, cached, sources = self.codec.pad_id, EMPTY, 0, None
@@ -163,9 +173,22 @@ class Generator:
         cache = None if self.reads_source else self.cache
         start, known = read(self.model, prompts, context, pad=pad, cache=cache, device=self._device)
         seeds = [one.seed if one.seed is not None else secrets.randbits(63) for one in asked]
+        slots = slots or [{} for _ in inputs]
         constraints = [self.constraints.of(one, prompt) for one, prompt in zip(asked, prompts, strict=True)]
         return _Job(
-            prompts, asked, seeds, sources, start, context, cached or known, began, perf_counter(), constraints, {}
+            prompts,
+            asked,
+            seeds,
+            sources,
+            start,
+            context,
+            cached or known,
+            began,
+            perf_counter(),
+            [self.codec.spelling.with_slots(ours) for ours in slots],
+            [self.codec.forbidden(ours) for ours in slots],
+            constraints,
+            {},
         )
 
     def _rules(self, job: _Job, number: int) -> list[Rule]:
@@ -173,7 +196,7 @@ class Generator:
         rules: list[Rule] = []
         given = job.asked[number]
         if given.bad_words:
-            rules.append(Words([nfc(word) for word in given.bad_words], self.codec.spelling, job.prompts[number]))
+            rules.append(Words([nfc(word) for word in given.bad_words], job.spellings[number], job.prompts[number]))
         constraint = job.constraints[number]
         return [*rules, constraint] if constraint is not None else rules
 
@@ -184,12 +207,12 @@ class Generator:
         asked = [job.asked[number] for number in numbers]
         return Chain.of(asked, self.codec.eos_id, self._device, rules=[rules[number] for number in numbers])
 
-    def _forbidden(self, rows: int) -> Forbidden:
-        return Forbidden([self.codec.forbidden({})] * rows, self._device)
+    def _forbidden(self, job: _Job, repeat: int = 1) -> Forbidden:
+        return Forbidden([ids for ids in job.forbidden for _ in range(repeat)], self._device)
 
     def _writing(self, job: _Job, number: int) -> Writing:
         stop = [nfc(text) for text in job.asked[number].stop]
-        return Writing(self.codec.spelling, stop, job.prompts[number])
+        return Writing(job.spellings[number], stop, job.prompts[number])
 
     def _rows(self, job: _Job, repeat: int, *, follow: bool) -> list[Row]:
         """A row for each answer; follow: whether somebody reads its text while it comes."""
@@ -208,7 +231,7 @@ class Generator:
             for number, row in enumerate(rows):
                 yield from self._speculate(job, number, row)
             return
-        start, forbidden = job.start.repeat(repeat), self._forbidden(len(rows))
+        start, forbidden = job.start.repeat(repeat), self._forbidden(job, repeat)
         chain = self._chain(job, repeat)
         if given.penalty_alpha:
             before = self._hidden(job)
@@ -226,7 +249,7 @@ class Generator:
 
     def _speculate(self, job: _Job, number: int, row: Row) -> Iterator[list[Token]]:
         """One answer to the one prompt of the job."""
-        chain, forbidden = self._chain(job), self._forbidden(1)
+        chain, forbidden = self._chain(job), self._forbidden(job)
         guesser: Guesser
         if self.draft is None:
             guesser = Lookup(job.prompts[0], () if job.sources is None else job.sources[0])
@@ -242,9 +265,11 @@ class Generator:
         )
         yield from run.run()
 
-    def _together(self, inputs: list[list[int]], asked: list[Sampling]) -> list[list[Generation]]:
+    def _together(
+        self, inputs: list[list[int]], asked: list[Sampling], slots: Sequence[Slots] | None
+    ) -> list[list[Generation]]:
         with _evaluating(self.model, self.draft):
-            job = self._job(inputs, asked)
+            job = self._job(inputs, asked, slots)
             if asked[0].beam > 1:
                 return self._search(job)
             repeat = asked[0].best_of or asked[0].n
@@ -265,7 +290,7 @@ class Generator:
         reason = told[-1].reason or "length"
         ids = [token.id for token in told if token.reason != "end"]
         if row.writing is None:
-            text = self.codec.spelling.text(ids, job.prompts[prompt])
+            text = job.spellings[prompt].text(ids, job.prompts[prompt])
         else:
             text = row.writing.finish()
             if reason == "stop":
@@ -324,7 +349,7 @@ class Generator:
             beam=given.beam,
             length_penalty=given.length_penalty,
             n_best=given.n,
-            forbidden=(tuple(self.codec.forbidden({})),) * len(job.prompts),
+            forbidden=tuple(tuple(ids) for ids in job.forbidden),
             groups=given.beam_groups,
             diversity=given.diversity_penalty,
             chain=chain if chain else None,

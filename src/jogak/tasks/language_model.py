@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +18,17 @@ from jogak.data.batch import Batch
 from jogak.data.documents import Document, TextSplit, read_documents, split_text
 from jogak.data.tokens import Limits, TokenStore
 from jogak.data.windows import WindowLoader, read_windows
+from jogak.decoding.generate import Generator
+from jogak.decoding.prefix import PrefixCache
 from jogak.decoding.search import Hypothesis, Settings, search
 from jogak.errors import UserError
 from jogak.mixers import EMPTY, Context
 from jogak.models import Decoder, EncoderDecoder
 from jogak.ops import cross_entropy
+from jogak.tasks import _generate
 from jogak.tasks._bits import Bits, measure
 from jogak.tasks._decode import decode_with
+from jogak.tasks._generate import Sampler
 from jogak.tasks._start import copy_weights
 from jogak.tasks.contract import Progress, Trace
 
@@ -306,9 +311,17 @@ class TrainedLanguageModel:
     def field(self) -> str:
         return self.recipe.data.text
 
-    def predictor(self, **settings: float | None) -> Writer:
-        decode = decode_with(self.recipe.decode, **settings)
-        return Writer(self.module, self.codec, decode, places(self.recipe.model))
+    def predictor(self, **settings: Any) -> Writer | Sampler:  # noqa: ANN401  # texts and numbers
+        asked, ours = _generate.split(settings)
+        if ours:
+            return Sampler(
+                self.generator(), _generate.sampling(self.recipe.decode, asked, ours), self.recipe.decode.batch
+            )
+        return Writer(self.module, self.codec, decode_with(self.recipe.decode, **asked), places(self.recipe.model))
+
+    def generator(self, cache: PrefixCache | None = None, draft: Decoder | None = None) -> Generator:
+        """The model ready to write by any way of decoding; see Generator for cache and draft."""
+        return Generator(self.module, self.codec, longest=places(self.recipe.model), cache=cache, draft=draft)
 
     def evaluate(self, data: Sequence[str] | None, progress: Progress, **settings: float | None) -> Bits:
         """Bits per byte beside uniform, unigram and n-gram baselines that read the same training text."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,13 +19,17 @@ from jogak.data.batching import Loader, read_once
 from jogak.data.sources import Row, read_rows
 from jogak.data.split import Split, split_rows
 from jogak.data.tokens import Limits, TokenStore
+from jogak.decoding.generate import Generator
+from jogak.decoding.prefix import PrefixCache
 from jogak.decoding.search import Hypothesis, Settings, search
 from jogak.errors import UserError
 from jogak.models import EncoderDecoder
 from jogak.ops import cross_entropy
+from jogak.tasks import _generate
 from jogak.tasks._decode import decode_with
 from jogak.tasks._evaluation import Evaluation
 from jogak.tasks._evaluation import evaluate as measure
+from jogak.tasks._generate import Sampler
 from jogak.tasks._scores import chrf
 from jogak.tasks._start import copy_weights
 from jogak.tasks.contract import Progress, Trace
@@ -301,9 +306,19 @@ class TrainedTranslation:
     def field(self) -> str:
         return self.recipe.data.source
 
-    def predictor(self, **settings: float | None) -> Translator:
-        decode = decode_with(self.recipe.decode, **settings)
-        return Translator(self.module, self.codec, decode, self.recipe.data.max_length)
+    def predictor(self, **settings: Any) -> Translator | Sampler:  # noqa: ANN401  # texts and numbers
+        asked, ours = _generate.split(settings)
+        longest = self.recipe.data.max_length
+        if ours:
+            wanted = _generate.sampling(self.recipe.decode, asked, ours)
+            return Sampler(self.generator(), wanted, self.recipe.decode.batch, longest)
+        return Translator(self.module, self.codec, decode_with(self.recipe.decode, **asked), longest)
+
+    def generator(self, cache: PrefixCache | None = None, draft: EncoderDecoder | None = None) -> Generator:
+        """The model ready to write by any way of decoding; see Generator for cache and draft."""
+        given = self.recipe.model
+        longest = given.max_length if given.position == "learned" else None
+        return Generator(self.module, self.codec, longest=longest, cache=cache, draft=draft)
 
     def evaluate(self, data: Sequence[str] | None, progress: Progress, **settings: float | None) -> Evaluation:
         """chrF and BLEU beside copying the source and looking it up in the training pairs."""

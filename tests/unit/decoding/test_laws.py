@@ -110,8 +110,8 @@ def test_speculation_draws_from_the_same_distribution(guesser):
     """Chi-square of the first three units that 3,000 seeds give with speculation, and 3,000 without."""
     from scipy.stats import chi2_contingency
 
-    from jogak.decoding.processors import Chain, Forbidden
     from jogak.decoding.prefix import read
+    from jogak.decoding.processors import Chain, Forbidden
     from jogak.decoding.sampling import Row, sample
     from jogak.decoding.settings import Sampling
     from jogak.decoding.speculative import Draft, Lookup, Speculation
