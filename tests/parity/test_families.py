@@ -1,0 +1,205 @@
+"""Every family: a tiny random model of `transformers` in, the same numbers and the same tensors back out.
+
+One test over all files of `jogak.families`; a new one is found by its name, and its TINY says what is tried.
+"""
+
+import copy
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from jogak import families
+from jogak.errors import UserError
+from jogak.hub.checkpoint import Checkpoint
+from jogak.hub.pretrained import Pretrained
+from jogak.hub.read import read
+from jogak.hub.write import write
+from jogak.hub import keymap
+from jogak.mixers import Context
+from jogak.models import Decoder, EncoderDecoder
+from tests.parity.family_inputs import Inputs, inputs_of
+
+transformers = pytest.importorskip("transformers")
+transformers.logging.set_verbosity_error()
+
+CASES = [(name, architecture) for name in families.names() for architecture in families.find(name).TINY]
+CLOSE = 1e-4  # of the largest entry
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@cache
+def theirs(name: str, architecture: str) -> nn.Module:
+    """A random tiny model of `transformers`, every one of its numbers drawn: no bias zero, no norm one."""
+    torch.manual_seed(0)
+    family = families.find(name)
+    model_type = getattr(family, "MODEL_TYPE", name)
+    fields = family.TINY[architecture]
+    given = transformers.AutoConfig.for_model(model_type, **fields)
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
+        value = getattr(given, key, None)
+        if key not in fields and isinstance(value, int) and value >= (getattr(given, "vocab_size", None) or 0) > 0:
+            setattr(given, key, None)
+    model = getattr(transformers, architecture)(given).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+@cache
+def folder(name: str, architecture: str, root: Path) -> Path:
+    path = root / f"{name}-{architecture}"
+    theirs(name, architecture).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("families")
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join(case), scope="module")
+def case(request: pytest.FixtureRequest, root: Path) -> tuple[nn.Module, Path, Inputs]:
+    name, architecture = request.param
+    model = theirs(name, architecture)
+    return model, folder(name, architecture, root), inputs_of(model)
+
+
+def close(ours: Tensor, wanted: Tensor, real: Tensor | None = None, tolerance: float = CLOSE) -> None:
+    ours, wanted = ours.float(), wanted.float()
+    assert ours.shape == wanted.shape
+    error = (ours - wanted).abs()
+    if real is not None:
+        error = error[real]
+    assert float(error.max()) <= tolerance * float(wanted.abs().max())
+
+
+@torch.no_grad()
+def test_outputs(case: tuple[nn.Module, Path, Inputs]) -> None:
+    model, path, inputs = case
+    ours = read(Checkpoint(path)).model
+    close(ours(*inputs.ours), inputs.output(model), inputs.real)
+    if inputs.masked:  # and without any padding
+        close(ours(*inputs.bare().ours), inputs.bare().output(model))
+
+
+@torch.no_grad()
+def test_bfloat16(case: tuple[nn.Module, Path, Inputs]) -> None:
+    """Our bfloat16 is as near to float32 as theirs is, within twice and a part in a hundred."""
+    model, path, inputs = case
+    exact = inputs.output(model)
+    narrow = inputs.to(torch.bfloat16)
+    lost = (narrow.output(copy.deepcopy(model).to(torch.bfloat16)).float() - exact).abs()
+    ours = read(Checkpoint(path), torch.bfloat16).model(*narrow.ours).float()
+    found = (ours - exact).abs()
+    if inputs.real is not None:
+        lost, found = lost[inputs.real], found[inputs.real]
+    assert float(found.max()) <= 2 * float(lost.max()) + 0.01 * float(exact.abs().max())
+
+
+@torch.no_grad()
+def test_cached_steps(case: tuple[nn.Module, Path, Inputs]) -> None:
+    """Left-padded prompts in two parts and then unit by unit, against their one pass over the real ones."""
+    model, path, inputs = case
+    ours = read(Checkpoint(path)).model
+    if not isinstance(ours, Decoder) or isinstance(ours, EncoderDecoder):
+        pytest.skip("no decoder")
+    ids = inputs.bare().ours[0]
+    wanted = inputs.bare().output(model)
+    mask = torch.ones(ids.shape[0], ids.shape[1] + 3, dtype=torch.bool)
+    mask[:, :3] = False
+    padded = torch.cat([ids[:, :3], ids], dim=1)
+    parts, state = [], None
+    for begin, end in [(0, 5), (5, 8), *((t, t + 1) for t in range(8, padded.shape[1]))]:
+        y, state = ours.decode(padded[:, begin:end], state, Context(mask=mask[:, begin:end]))
+        parts.append(y)
+    close(torch.cat(parts, dim=1)[:, 3:], wanted)
+
+
+@torch.no_grad()
+def test_cross_attention_steps(case: tuple[nn.Module, Path, Inputs]) -> None:
+    """A padded source, read once, then unit by unit."""
+    model, path, inputs = case
+    ours = read(Checkpoint(path)).model
+    if not isinstance(ours, EncoderDecoder):
+        pytest.skip("nothing to read")
+    source, ids, source_mask = inputs.ours[:3]
+    context, parts, state = ours.read(source, source_mask), [], None
+    for t in range(ids.shape[1]):
+        y, state = ours.decode(ids[:, t : t + 1], state, context)
+        parts.append(y)
+    close(torch.cat(parts, dim=1), inputs.output(model), inputs.real)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generation(case: tuple[nn.Module, Path, Inputs], beams: int) -> None:
+    model, path, inputs = case
+    ours = Pretrained(read(Checkpoint(path)))
+    if not isinstance(ours.module, Decoder) or ours.config.head.kind != "units":
+        pytest.skip("does not write")
+    given, kwargs = inputs.prompt()
+    start = ours._id("decoder_start_token_id", -1)
+    settings = {"decoder_start_token_id": start} if start >= 0 else {}
+    plain = transformers.GenerationConfig(pad_token_id=0, eos_token_id=7, **settings)
+    ours.fields = {**ours.fields, "eos_token_id": 7}
+    (path / "generation_config.json").unlink(missing_ok=True)
+    wanted = model.generate(**kwargs, generation_config=plain, max_new_tokens=12, num_beams=beams, do_sample=False)
+    skip = 1 if isinstance(ours.module, EncoderDecoder) else given[0].shape[1]
+    found = ours.generate(*given[:1], max_new_tokens=12, mask=given[1], beam=beams)
+    for row, answer in zip(wanted[:, skip:].tolist(), found.ids, strict=True):
+        cut = row[: row.index(7) + 1] if 7 in row else row
+        assert answer == cut
+
+
+@torch.no_grad()
+def test_out_again(case: tuple[nn.Module, Path, Inputs], tmp_path: Path) -> None:
+    """What goes out is what came in, key for key, and `transformers` loads all of it."""
+    model, path, inputs = case
+    made = read(Checkpoint(path))
+    tensors = keymap.their_tensors(made.model, made.table, prefixed=not keymap.bare(made.given))
+    write(tmp_path / "out", made.checkpoint.config, tensors, path)
+    before, after = load_file(path / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    assert sorted(before) == sorted(after)
+    for key, tensor in before.items():
+        assert torch.equal(tensor, after[key]), key
+    again, told = type(model).from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not told["missing_keys"]
+    assert not told["unexpected_keys"]
+    expected = model.state_dict()
+    assert all(torch.equal(t, expected[k]) for k, t in again.state_dict().items())
+
+
+def test_dropped_added_and_misshaped_keys(case: tuple[nn.Module, Path, Inputs], tmp_path: Path) -> None:
+    _, path, _ = case
+    tensors = load_file(path / "model.safetensors")
+    (tmp_path / "config.json").write_text((path / "config.json").read_text())
+    made = read(Checkpoint(path))
+    needed = sorted(set(made.found.names.values()))
+    victim = needed[len(needed) // 2]
+
+    def refused(changed: dict[str, Tensor]) -> str:
+        save_file(changed, tmp_path / "model.safetensors", {"format": "pt"})
+        with pytest.raises(UserError) as error:
+            read(Checkpoint(tmp_path))
+        return str(error.value)
+
+    assert victim in refused({k: t for k, t in tensors.items() if k != victim})
+    assert "'surprise.weight'" in refused({**tensors, "surprise.weight": torch.zeros(2)})
+    wrong = torch.cat([tensors[victim], tensors[victim]])
+    assert f"'{victim}'" in (told := refused({**tensors, victim: wrong}))
+    assert str(list(wrong.shape)) in told
+    assert "\n" not in told
+
+
+def test_every_family_says_what_it_supports() -> None:
+    for name in families.names():
+        family = families.find(name)
+        assert family.SUPPORTS
+        assert family.TINY
+        json.dumps(family.TINY)
