@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from jogak import families
 from jogak.errors import UserError
+from jogak.hub import keymap
 from jogak.hub.checkpoint import Checkpoint
 from jogak.hub.pretrained import Pretrained
 from jogak.hub.read import read
 from jogak.hub.write import write
-from jogak.hub import keymap
 from jogak.mixers import Context
 from jogak.models import Decoder, EncoderDecoder
 from tests.parity.family_inputs import Inputs, inputs_of
@@ -63,7 +63,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("families")
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join(case), scope="module")
+@pytest.fixture(params=CASES, ids="-".join, scope="module")
 def case(request: pytest.FixtureRequest, root: Path) -> tuple[nn.Module, Path, Inputs]:
     name, architecture = request.param
     model = theirs(name, architecture)
@@ -160,7 +160,7 @@ def test_generation(case: tuple[nn.Module, Path, Inputs], beams: int) -> None:
 @torch.no_grad()
 def test_out_again(case: tuple[nn.Module, Path, Inputs], tmp_path: Path) -> None:
     """What goes out is what came in, key for key, and `transformers` loads all of it."""
-    model, path, inputs = case
+    model, path, _ = case
     made = read(Checkpoint(path))
     tensors = keymap.their_tensors(made.model, made.table, prefixed=not keymap.bare(made.given))
     write(tmp_path / "out", made.checkpoint.config, tensors, path)

@@ -111,10 +111,7 @@ class Rule:
                 shape[self.dim] = self._parts(sum(sizes))[index]
                 parts[index] = some.new_zeros(shape)
         known = [p for p in parts if p is not None]
-        if self.stacked:
-            whole = torch.stack(known)
-        else:
-            whole = known[0] if len(known) == 1 else torch.cat(known, self.dim)
+        whole = torch.stack(known) if self.stacked else known[0] if len(known) == 1 else torch.cat(known, self.dim)
         return [whole] if len(self.ours) == 1 else list(whole.split(list(sizes), self.dim))
 
     def back(self, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -54,7 +54,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 AT_ONCE = 64 * 2**20  # bytes read through one mapping before it is let go, so that its pages do not pile up
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,16 @@ class Reader:
             self._read = 0
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder holds a checkpoint: a config.json, and no config.yaml, which a run has."""
+    return (path / "config.json").is_file() and not (path / "config.yaml").exists()
+
+
+def is_hub_name(name: str | Path) -> bool:
+    """Whether a name can be one on the hub, OWNER/NAME, and no path whose folder is there."""
+    return bool(_HUB_NAME.fullmatch(str(name))) and not Path(name).parent.exists()
+
+
 def locate(
     name: str | Path, *, revision: str | None = None, token: str | None = None, cache: Path | None = None
 ) -> Path:
@@ -153,7 +163,7 @@ def locate(
     path = Path(name)
     if path.is_dir():
         return path
-    if path.exists() or not _HUB_NAME.fullmatch(str(name)) or str(name).startswith((".", "/")):
+    if path.exists() or not is_hub_name(name):
         raise UserError(f"{name}: there is no such folder, and it is no name on the hub (OWNER/NAME)")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -56,7 +56,7 @@ def match(checkpoint: Checkpoint, table: Table, model: Model) -> Match:
         aliases = [alias for alias, of in ties if of == key and alias not in wanted]
         held = [name for name in (key, *aliases) if name in there]
         if not held:
-            raise UserError(f"{checkpoint.folder}: key '{key}' is missing from the checkpoint{_near(key, there, wanted)}")
+            raise UserError(f"{checkpoint.folder}: key '{key}' is missing{_near(key, there, wanted)}")
         names[key] = there[held[0]]
         repeated += [(there[name], there[held[0]]) for name in held[1:]]
     used = {*names.values(), *(name for name, _ in repeated)}
@@ -69,7 +69,8 @@ def match(checkpoint: Checkpoint, table: Table, model: Model) -> Match:
         held = checkpoint.entries[names[key]].shape
         if held != tuple(shape):
             raise UserError(
-                f"{checkpoint.folder}: key '{names[key]}' has shape {list(held)}, and config.json asks for {list(shape)}"
+                f"{checkpoint.folder}: key '{names[key]}' has shape {list(held)}, "
+                f"and config.json asks for {list(shape)}"
             )
     return Match(steps, names, dropped, repeated)
 
@@ -113,7 +114,8 @@ def fill(model: Model, checkpoint: Checkpoint, found: Match, dtype: torch.dtype,
     for alias, of in found.repeated:
         if not torch.equal(reader.get(alias), reader.get(of)):
             raise UserError(
-                f"{checkpoint.folder}: keys '{alias}' and '{of}' are one tensor by config.json and hold different numbers"
+                f"{checkpoint.folder}: keys '{alias}' and '{of}' are one tensor by config.json, "
+                "and hold different numbers"
             )
         reader.done()
     if left := [name for name, t in our_tensors(model).items() if t.is_meta]:
@@ -131,10 +133,12 @@ def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
 
 
 def _put(places: list[tuple[nn.Module, str]], fresh: Tensor, old: Tensor) -> None:
-    if isinstance(old, nn.Parameter):
-        fresh = nn.Parameter(fresh, requires_grad=old.requires_grad)
+    learned = nn.Parameter(fresh, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else None
     for module, name in places:
-        (module._parameters if name in module._parameters else module._buffers)[name] = fresh
+        if learned is None:
+            module._buffers[name] = fresh
+        else:
+            module._parameters[name] = learned
 
 
 def their_tensors(model: Model, table: Table, *, prefixed: bool) -> dict[str, Tensor]:

@@ -2,8 +2,8 @@
 
 kind 'linear': every angle divided by `factor` (Chen et al. 2023, 2306.15595). 'llama3': slow angles divided by
 `factor`, fast ones kept, between them a mixture by wavelength (Llama Team 2024, 2407.21783, its published code).
-'yarn': the same with a ramp over turns within the trained length, and attention sharpened (Peng et al. 2023, 2309.00071,
-sections 3.2 to 3.4).
+'yarn': the same with a ramp over turns within the trained length, and attention sharpened (Peng et al. 2023,
+2309.00071, sections 3.2 to 3.4).
 
 Legend: R numbers of a head that are turned.
 """
