@@ -132,8 +132,8 @@ class Model(Strict):
             wanted, given = side in self.topology.split("-"), getattr(self, side) is not None
             if given and not wanted:
                 raise ValueError(f"topology '{self.topology}' has no {side}; remove '{side}'")
-        if self.topology == "encoder-decoder" and self.head.kind != "units":
-            raise ValueError(f"'head.kind: {self.head.kind}' needs topology 'encoder' or 'decoder'")
+        if self.topology == "encoder-decoder" and self.head.kind == "classes":
+            raise ValueError("'head.kind: classes' needs topology 'encoder' or 'decoder'")
         if self.topology != "encoder-decoder" and self.decoder is not None and self.decoder.cross is not None:
             raise ValueError("'decoder.cross' needs topology 'encoder-decoder', which gives it something to read")
         if self.decoder is not None and self.decoder.causal is not None:

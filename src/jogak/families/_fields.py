@@ -1,7 +1,7 @@
 """The fields of a config.json, read with their types and bounds checked; every mistake names the field."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from jogak.errors import UserError, nearest
@@ -27,10 +27,13 @@ GATED = {"relu": "reglu", "gelu": "geglu", "gelu_tanh": "geglu_tanh", "silu": "s
 
 
 class Fields:
-    """config.json (or a section of it); `where` is what errors name."""
+    """config.json (or a section of it); `where` is what errors name, `keys` are the tensors of the checkpoint.
 
-    def __init__(self, fields: Mapping[str, Any], where: str) -> None:
-        self._fields, self.where = fields, where
+    A configuration should say all; keys are for what older ones leave to the weights, such as whether a head is tied.
+    """
+
+    def __init__(self, fields: Mapping[str, Any], where: str, keys: Collection[str] = ()) -> None:
+        self._fields, self.where, self.keys = fields, where, keys
 
     def __contains__(self, name: str) -> bool:
         return self._fields.get(name) is not None

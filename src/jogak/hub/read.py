@@ -36,7 +36,7 @@ def plan(checkpoint: Checkpoint) -> Plan:
         family = families.find(checkpoint.model_type)
     except UserError as error:
         raise UserError(f"{checkpoint.folder / 'config.json'}: {error}{_own_code(checkpoint.config)}") from None
-    given = family.read_config(Fields(checkpoint.config, str(checkpoint.folder / "config.json")))
+    given = family.read_config(Fields(checkpoint.config, str(checkpoint.folder / "config.json"), checkpoint.entries))
     _refuse_huge(given, checkpoint)
     model = models.build(given, device="meta")
     table = family.table(given)
