@@ -212,6 +212,7 @@ class Train(Strict):
     weight_decay: float = 0.0
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     label_smoothing: Fraction = 0.1
+    bpe_dropout: Fraction = 0.0  # how often a piece is split into those that it was merged from (1910.13267)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast where a probe shows it faster
     average: Literal["none", "ema", "last"] = "none"
     ema_decay: Fraction = 0.999

@@ -171,6 +171,8 @@ def build(recipe: config.Recipe, *, start: tuple[Decoder, TextCodec] | None = No
     """
     if recipe.data.validation < 1:
         raise UserError("data.validation: a language model needs at least 1 held-out window to choose checkpoints by")
+    if recipe.train.bpe_dropout:
+        raise UserError("train.bpe_dropout: windows of running text are of one spelling; set it to 0")
     split = read_split(recipe.data)
     codec = TextCodec.train(_texts(split), recipe.codec) if start is None else start[1]
     store = TokenStore.cached(Path(recipe.run) / "data", split.train, _Documents(codec), Limits(), split.digest)

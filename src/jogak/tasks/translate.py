@@ -17,6 +17,7 @@ from jogak.data.batch import IGNORE, Batch, Units
 from jogak.data.batching import Loader, read_once
 from jogak.data.sources import Row, read_rows
 from jogak.data.split import Split, split_rows
+from jogak.data.splitting import Splitting
 from jogak.data.tokens import Limits, TokenStore
 from jogak.decoding.search import Hypothesis, Settings, search
 from jogak.errors import UserError
@@ -195,6 +196,8 @@ def build(recipe: config.Recipe, *, start: tuple[EncoderDecoder, TextCodec] | No
     """
     if recipe.data.validation < 1:
         raise UserError("data.validation: translation needs at least 1 held-out pair to choose checkpoints by")
+    if recipe.train.pack and recipe.train.bpe_dropout:
+        raise UserError("train.bpe_dropout: it makes examples longer, which packed rows have no room for; set one to 0")
     split = read_split(recipe.data)
     codec = TextCodec.train(_texts(split), recipe.codec) if start is None else start[1]
     limits = Limits(recipe.data.max_length, recipe.data.drop_longer_than)
@@ -242,8 +245,13 @@ class Translate:
             rank=rank,
             world=world,
             pack=train.pack,
+            splitting=self._splitting(),
             **self._special,
         )
+
+    def _splitting(self) -> Splitting | None:
+        rate = self.recipe.train.bpe_dropout
+        return Splitting(self.codec.parts(), rate, self.recipe.data.max_length) if rate else None
 
     @property
     def _special(self) -> dict[str, int]:
