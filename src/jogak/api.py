@@ -20,9 +20,14 @@ from jogak.comparing.report import write as write_report
 from jogak.data import builders
 from jogak.data.embedded import embedded_names
 from jogak.errors import UserError, nearest
+from jogak.hub import folder
 from jogak.hub.checkpoint import Checkpoint, is_checkpoint, is_hub_name, locate
+from jogak.hub.export import export as write_checkpoint
+from jogak.hub.export import of_run
 from jogak.hub.pretrained import Pretrained
 from jogak.hub.read import read
+from jogak.hub.verify import Report
+from jogak.hub.verify import verify as verify_checkpoint
 from jogak.looking import Panel, collect, write
 from jogak.models.cost import cost
 from jogak.tasks._inputs import ENDINGS, Runner
@@ -103,7 +108,7 @@ def load(
     revision: str | None = None,
     token: str | None = None,
 ) -> Model | Pretrained:
-    """The model in a run's folder, in the folder of a Hugging Face checkpoint, or under a name on the hub.
+    """The model in a run's folder, an imported one, one in a Hugging Face checkpoint, or under a name on the hub.
 
     dtype: of a checkpoint's weights, float32 or bfloat16; None: as they are stored. revision, token: of the hub.
 
@@ -111,11 +116,46 @@ def load(
     """
     path = Path(name)
     if is_checkpoint(path) or (not path.exists() and is_hub_name(name)):
-        folder = locate(name, revision=revision, token=token)
-        return Pretrained(read(Checkpoint(folder), _dtype(dtype), pick_device(device)))
+        found = locate(name, revision=revision, token=token)
+        return Pretrained.of(read(Checkpoint(found), _dtype(dtype), pick_device(device)))
+    if folder.is_imported(path):
+        return folder.load(path, _dtype(dtype), pick_device(device))
     if dtype not in (None, "float32"):
         raise UserError(f"{name}: a run is kept in float32; dtype is for checkpoints")
     return load_run(path, device=device)
+
+
+def export(model: str | Path | Model | Pretrained, output: str | Path) -> Path:
+    """Write a run, an imported model or a checkpoint as a Hugging Face checkpoint that `transformers` loads.
+
+    Raises: UserError where no family can hold the model, or there is something at `output` already.
+    """
+    loaded = load(model, device="cpu") if isinstance(model, str | Path) else model
+    if isinstance(loaded, Model):
+        given = loaded.module.config.model_copy(update={"vocab_size": loaded.codec.vocab_size})
+        ids = {f"{role}_token_id": getattr(loaded.codec, f"{role}_id") for role in ("pad", "bos", "eos")}
+        loaded = of_run(loaded.folder, loaded.module, given, {n: i for n, i in ids.items() if i is not None})
+    write_checkpoint(loaded, Path(output))
+    return Path(output)
+
+
+def import_(name: str | Path, output: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
+    """Read a Hugging Face checkpoint, from a folder or the hub, and write it in jogak's own form.
+
+    Raises: UserError if it cannot be read, or there is something at `output` already.
+    """
+    found = locate(name, revision=revision, token=token)
+    checkpoint = Checkpoint(found)
+    folder.save(Pretrained.of(read(checkpoint, checkpoint.dtype)), Path(output))
+    return Path(output)
+
+
+def verify(name: str | Path, *, revision: str | None = None, token: str | None = None) -> Report:
+    """Check a Hugging Face checkpoint, from a folder or the hub: keys, tensors there and back, outputs, text.
+
+    Raises: UserError if it cannot be read at all.
+    """
+    return verify_checkpoint(locate(name, revision=revision, token=token))
 
 
 def _dtype(name: str | None) -> torch.dtype | None:

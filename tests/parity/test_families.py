@@ -162,9 +162,9 @@ def test_cross_attention_steps(case: Case) -> None:
 @cases(writes=True)
 def test_generation(case: Case, beams: int) -> None:
     model, path, inputs = case
-    ours = Pretrained(read(Checkpoint(path)))
+    ours = Pretrained.of(read(Checkpoint(path)))
     given, kwargs = inputs.prompt()
-    start = ours._id("decoder_start_token_id", -1)
+    start = ours.special("decoder_start_token_id", -1)
     settings = {"decoder_start_token_id": start} if start >= 0 else {}
     plain = transformers.GenerationConfig(pad_token_id=0, eos_token_id=7, **settings)
     ours.fields = {**ours.fields, "eos_token_id": 7}

@@ -122,6 +122,25 @@ def fill(model: Model, checkpoint: Checkpoint, found: Match, dtype: torch.dtype,
         raise UserError(f"{checkpoint.folder}: nothing gave numbers to '{left[0]}'")
 
 
+def give(
+    model: Model, tensors: Mapping[str, Tensor], where: str, dtype: torch.dtype | None, device: torch.device
+) -> None:
+    """Give a model on the meta device tensors by our names; dtype None: as they are. `where` is what errors name.
+
+    Raises: UserError naming the first tensor that does not fit.
+    """
+    ours, places = our_tensors(model), _places(model)
+    if strange := sorted(ours.keys() ^ tensors.keys()):
+        side = "the model lacks" if strange[0] in tensors else "is missing, and the model has"
+        raise UserError(f"{where}: does not fit its configuration: {side} '{strange[0]}'")
+    for name, old in ours.items():
+        if tensors[name].shape != old.shape:
+            shapes = f"{list(tensors[name].shape)}, and the model {list(old.shape)}"
+            raise UserError(f"{where}: does not fit its configuration: '{name}' has shape {shapes}")
+        wanted = dtype if dtype is not None and old.is_floating_point() else tensors[name].dtype
+        _put(places[id(old)], tensors[name].to(device, wanted), old)
+
+
 def _places(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
     """Every module and attribute that holds a tensor, by the tensor: several where it is tied."""
     found: dict[int, list[tuple[nn.Module, str]]] = {}

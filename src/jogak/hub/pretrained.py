@@ -4,10 +4,11 @@ Legend: B batch, T time, D model width.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -35,15 +36,27 @@ class Generation:
 
 
 class Pretrained:
-    """A model and what lay beside it: its configuration as jogak and as the checkpoint tell it, its tokenizer."""
+    """A model and what lies beside it: its configuration as jogak and as config.json (`fields`) tell it.
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.folder: Path = plan.checkpoint.folder
-        self.module: Model = plan.model
-        self.config: config.Model = plan.given
-        self.fields: dict[str, Any] = plan.checkpoint.config
+    folder: where tokenizer and settings are. family: the module of jogak.families that reads and writes it.
+    """
+
+    def __init__(
+        self, folder: Path, module: Model, given: config.Model, family: ModuleType, fields: Mapping[str, Any]
+    ) -> None:
+        self.folder, self.module, self.config = folder, module, given
+        self.family, self.fields = family, dict(fields)
         self._tokenizer: Any = None
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Pretrained":
+        """The model of a checkpoint that was read."""
+        return cls(plan.checkpoint.folder, plan.model, plan.given, plan.family, plan.checkpoint.config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are kept in."""
+        return next(p.dtype for p in self.module.parameters() if p.is_floating_point())
 
     @property
     def device(self) -> torch.device:
@@ -77,21 +90,25 @@ class Pretrained:
         mask: Tensor | None = None,
         beam: int = 1,
         length_penalty: float = 1.0,
+        end: int | None = None,
+        start: int | None = None,
     ) -> Generation:
         """The likeliest continuation of each row (of an encoder-decoder: the answer to it), greedily or by beams.
 
         input_ids: int64 [B T], or rows of different lengths. mask: bool [B T], True = a real position; prompts are
         padded on the left. length_penalty: a in log-probability / length^a, which beams are ranked by.
+        end, start: the id that ends an answer (-1: none does), and the one that an encoder-decoder's begins with; None:
+        as the checkpoint says.
 
         Raises: UserError for a model that does not write.
         """
         if not isinstance(self.module, Decoder) or self.config.head.kind != "units":
             raise UserError(f"{self.folder}: this model has no head that writes; embed() gives vectors")
-        start = perf_counter()
+        began = perf_counter()
         left = not isinstance(self.module, EncoderDecoder)
         ids, mask = self._rows(input_ids, mask, left=left)
         settings = Settings(
-            end=self._id("eos_token_id", -1),
+            end=self.special("eos_token_id", -1) if end is None else end,
             max_length=max_new_tokens,
             beam=beam,
             length_penalty=length_penalty,
@@ -99,7 +116,7 @@ class Pretrained:
         )
         with torch.inference_mode():
             if isinstance(self.module, EncoderDecoder):
-                first = self._id("decoder_start_token_id", self._id("bos_token_id", -1))
+                first = self._start() if start is None else start
                 if first < 0:
                     raise UserError(f"{self.folder / 'config.json'}: 'decoder_start_token_id' is missing; add it")
                 prompt = torch.full((ids.shape[0], 1), first, device=ids.device)
@@ -107,12 +124,11 @@ class Pretrained:
             else:
                 found = search(self.module, ids, Context(mask=mask), settings)
         best = [row[0] for row in found]
-        end = [settings.end] if settings.end >= 0 else []
-        written = [[*h.ids, *(end if h.ended else [])] for h in best]
+        written = [[*h.ids, *([settings.end] if h.ended else [])] for h in best]
         text = None
         if (self.folder / "tokenizer.json").is_file():
             text = [self.tokenizer.decode(list(h.ids)) for h in best]
-        return Generation(written, text, [h.score for h in best], perf_counter() - start)
+        return Generation(written, text, [h.score for h in best], perf_counter() - began)
 
     @torch.inference_mode()
     def embed(self, texts: str | Sequence[str], *, batch: int = 32) -> Tensor:
@@ -168,7 +184,7 @@ class Pretrained:
             if not rows or not all(rows):
                 raise UserError("input_ids: every row needs at least one id")
             longest = max(map(len, rows))
-            pad = max(0, self._id("pad_token_id", 0))
+            pad = max(0, self.special("pad_token_id", 0))
             padding = [[pad] * (longest - len(row)) for row in rows]
             ids = torch.tensor([p + r if left else r + p for p, r in zip(padding, rows, strict=True)])
             lengths, places = torch.tensor([len(row) for row in rows]).unsqueeze(1), torch.arange(longest)
@@ -180,7 +196,7 @@ class Pretrained:
             raise UserError(f"input_ids: id {int(wrong[0])} is not in the vocabulary of {self.config.vocab_size}")
         return ids.to(self.device), None if mask is None else mask.bool().to(self.device)
 
-    def _id(self, name: str, default: int) -> int:
+    def special(self, name: str, default: int) -> int:
         """A special id, of generation_config.json or config.json; the first where there are several."""
         file = self.folder / "generation_config.json"
         settings = self._json(file) if file.is_file() else {}
@@ -191,6 +207,9 @@ class Pretrained:
         if value is None:
             return default
         return Fields({name: value}, str(self.folder / "config.json")).integer(name, least=-1)
+
+    def _start(self) -> int:
+        return self.special("decoder_start_token_id", self.special("bos_token_id", -1))
 
     def _pooling(self) -> str:
         file = self.folder / "1_Pooling" / "config.json"

@@ -19,6 +19,10 @@ class Input(Protocol):
         """x [B ...] -> [B T D]; mask: which of the raw places are real."""
         ...
 
+    def example(self, batch: int) -> Tensor:
+        """Random raw numbers of a size that fits, [B ...], on the CPU."""
+        ...
+
     def mask(self, mask: Tensor | None) -> Tensor | None:
         """Which of the T positions are real, bool [B T], where `mask` says which raw places are."""
         ...
