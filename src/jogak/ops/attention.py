@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jogak.ops._exact import exact
+
 ALL = slice(None)
 TILE = 128  # queries and keys in one tile: 128 x 128 float32 scores are 64 KiB, an L2 cache's size
 # Queries x keys up to which plain matrix products train faster on a CPU than torch's flash kernels.
@@ -185,7 +187,7 @@ def dense(
     # Query heads that share keys stand behind one another in one product: [B G (H/G T) K].
     queries = (q.to(wide) * k.shape[-1] ** -0.5).unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
     keys, values = (t.to(wide).transpose(1, 2) for t in (k, v))
-    with torch.autocast(q.device.type, enabled=False):
+    with exact(q.device):
         scores = (queries @ keys.transpose(2, 3)).view(q.shape[0], q.shape[2], q.shape[1], -1)
         scores = _cap(scores, softcap)
         if bias is not None:
