@@ -16,15 +16,19 @@ from jogak.ops import convolution
 from jogak.ops.documents import Documents
 from jogak.ops.selective_scan import FORMS, Rows, selective_scan
 
+NORMS = ("none", "plain", "learned")
+
 
 class Mamba(Mixer):
     """y = W_out (S6(silu(conv(u))) * silu(z)) with u, z = W_in x: [B T D] -> [B T D].
 
     S6: h_t = exp(dt_t A) h_(t-1) + dt_t B_t u_t, C_t h_t + D u_t, where B_t, C_t and r_t are linear in u_t, and
     dt_t = softplus(W r_t + bias). state: N. expand: E / D. conv: K. dt_rank: R, the width of r (None: D / 16,
-    rounded up). dt_min, dt_max: between them, on a logarithmic scale, dt is drawn at first. bias, conv_bias: of the
-    two projections and of the convolution. backend: a form of ops.selective_scan. State: the last K - 1 inputs of
-    the convolution, and h.
+    rounded up). dt_min, dt_max: between them, on a logarithmic scale, dt is drawn at first. norms: of r_t, B_t and
+    C_t each, v / sqrt(mean v^2 + norm_eps), and times a weight where 'learned' (Lieber et al. 2024, Jamba,
+    2403.19887, section 6.4; 'plain' in Falcon Mamba, Zuo et al. 2024, 2410.05355). bias, conv_bias: of the two
+    projections and of the convolution. backend: a form of ops.selective_scan. State: the last K - 1 inputs of the
+    convolution, and h.
 
     Raises: UserError for sizes that do not fit.
     """
@@ -42,6 +46,8 @@ class Mamba(Mixer):
         *,
         dt_min: float = 0.001,
         dt_max: float = 0.1,
+        norms: str = "none",
+        norm_eps: float = 1e-6,
         bias: bool = False,
         conv_bias: bool = True,
         backend: str = "auto",
@@ -51,12 +57,18 @@ class Mamba(Mixer):
         rank = -(-d_model // 16) if dt_rank is None else dt_rank
         check_sizes("mamba", state=state, conv=conv, dt_rank=rank, expand=self.width)
         check_steps("mamba", dt_min, dt_max)
+        if norms not in NORMS:
+            raise UserError(f"mamba: there is no norms '{norms}'{nearest(norms, NORMS)}")
         if backend not in FORMS:
             raise UserError(f"mamba: there is no backend '{backend}'{nearest(backend, FORMS)}")
         self.sizes, self.taps, self.backend = (rank, state, state), conv, backend
         self.inner = nn.Linear(d_model, 2 * self.width, bias=bias)
         self.conv_weight, self.conv_bias = convolution_parameters(self.width, conv, bias=conv_bias)
         self.select = nn.Linear(self.width, rank + 2 * state, bias=False)
+        self.norms: nn.ModuleList | None = None  # of r, B and C
+        if norms != "none":
+            learned = norms == "learned"
+            self.norms = nn.ModuleList(nn.RMSNorm(n, norm_eps, elementwise_affine=learned) for n in self.sizes)
         self.dt_weight = nn.Parameter(torch.empty(self.width, rank).uniform_(-(rank**-0.5), rank**-0.5))
         self.dt_bias = step_bias(self.width, dt_min, dt_max)
         # S4D-real (Gu et al. 2022, 2206.11893): A = -1 ... -N in every channel.
@@ -95,7 +107,10 @@ class Mamba(Mixer):
     def _scan(self, u: Tensor, z: Tensor, h: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         """u, z [B T E], h [B N E] -> gated outputs [B T E], the last state."""
         wide = torch.promote_types(u.dtype, torch.float32)
-        rank, b, c = self.select(u).split(self.sizes, dim=2)
+        chosen = self.select(u).split(self.sizes, dim=2)
+        if self.norms is not None:
+            chosen = [norm(part) for norm, part in zip(self.norms, chosen, strict=True)]
+        rank, b, c = chosen
         dt = F.softplus(F.linear(rank, self.dt_weight).to(wide) + self.dt_bias.to(wide))
         a = -self.a_log.to(wide).exp()
         return selective_scan(u, dt, a, b, c, self.d, z, h, rows, backend=self.backend)
