@@ -20,7 +20,7 @@ _SIZES = {
 }
 TINY: dict[str, dict[str, Any]] = {
     "MambaForCausalLM": _SIZES,
-    "MambaModel": {**_SIZES, "expand": 3, "use_conv_bias": False},
+    "MambaModel": {**_SIZES, "expand": 3, "use_conv_bias": False, "use_bias": True},
 }
 
 CONVOLUTION = Map(lambda t: t.squeeze(1), lambda t: t.unsqueeze(1))  # theirs has an axis for its one input channel

@@ -25,7 +25,7 @@ _SIZES = {
 }
 TINY: dict[str, dict[str, Any]] = {
     "Mamba2ForCausalLM": _SIZES,
-    "Mamba2Model": {**_SIZES, "n_groups": 1, "use_conv_bias": False},
+    "Mamba2Model": {**_SIZES, "n_groups": 1, "use_conv_bias": False, "use_bias": True},
 }
 # As JSON has it for older and for newer writers, and as it stands in memory.
 UNLIMITED = ([0.0, math.inf], [0.0, {"__float__": "Infinity"}], (0.0, math.inf))

@@ -5,6 +5,8 @@ of the step size, K taps of the convolution.
 """
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -65,10 +67,7 @@ class Mamba(Mixer):
         self.inner = nn.Linear(d_model, 2 * self.width, bias=bias)
         self.conv_weight, self.conv_bias = convolution_parameters(self.width, conv, bias=conv_bias)
         self.select = nn.Linear(self.width, rank + 2 * state, bias=False)
-        self.norms: nn.ModuleList | None = None  # of r, B and C
-        if norms != "none":
-            learned = norms == "learned"
-            self.norms = nn.ModuleList(nn.RMSNorm(n, norm_eps, elementwise_affine=learned) for n in self.sizes)
+        self.norms = None if norms == "none" else _norms(self.sizes, norm_eps, learned=norms == "learned")
         self.dt_weight = nn.Parameter(torch.empty(self.width, rank).uniform_(-(rank**-0.5), rank**-0.5))
         self.dt_bias = step_bias(self.width, dt_min, dt_max)
         # S4D-real (Gu et al. 2022, 2206.11893): A = -1 ... -N in every channel.
@@ -109,11 +108,23 @@ class Mamba(Mixer):
         wide = torch.promote_types(u.dtype, torch.float32)
         chosen = self.select(u).split(self.sizes, dim=2)
         if self.norms is not None:
-            chosen = [norm(part) for norm, part in zip(self.norms, chosen, strict=True)]
+            chosen = [_normed(part, norm) for part, norm in zip(chosen, self.norms, strict=True)]
         rank, b, c = chosen
         dt = F.softplus(F.linear(rank, self.dt_weight).to(wide) + self.dt_bias.to(wide))
         a = -self.a_log.to(wide).exp()
         return selective_scan(u, dt, a, b, c, self.d, z, h, rows, backend=self.backend)
+
+
+def _norms(sizes: Sequence[int], eps: float, *, learned: bool) -> list[nn.RMSNorm]:
+    found = nn.ModuleList(nn.RMSNorm(size, eps, elementwise_affine=learned) for size in sizes)
+    return cast(list[nn.RMSNorm], found)  # which iterates like a list
+
+
+def _normed(x: Tensor, norm: nn.RMSNorm) -> Tensor:
+    """Worked out in float32 at least: x [... n] -> [... n] of x's type."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    weight = None if norm.weight is None else norm.weight.to(wide)
+    return F.rms_norm(x.to(wide), norm.normalized_shape, weight, norm.eps).to(x.dtype)
 
 
 def check_sizes(name: str, **sizes: int) -> None:
