@@ -35,24 +35,26 @@ def read_config(given: Fields) -> config.Model:
 def mixer_options(given: Fields) -> dict[str, Any]:
     """The mixer's options."""
     given.only("hidden_act", "silu", "swish")
-    width = given.integer("hidden_size", 768)
-    rank = -(-width // 16) if given.raw("time_step_rank") in (None, "auto") else given.integer("time_step_rank")
     return {
         "name": "mamba",
         "state": given.integer("state_size", 16),
-        "dt_rank": rank,
+        "dt_rank": rank(given, "time_step_rank", given.integer("hidden_size", 768)),
         **common_options(given),
     }
 
 
+def rank(given: Fields, name: str, width: int) -> int:
+    """The rank of the step size: a number, or 'auto'."""
+    return -(-width // 16) if given.raw(name) in (None, "auto") else given.integer(name)
+
+
 def common_options(given: Fields) -> dict[str, Any]:
     """Those that Mamba and Mamba-2 have."""
-    least, most = given.positive("time_step_min", 0.001), given.positive("time_step_max", 0.1)
     return {
         "expand": given.integer("expand", 2),
         "conv": given.integer("conv_kernel", 4),
-        "dt_min": least,
-        "dt_max": most,
+        "dt_min": given.positive("time_step_min", 0.001),
+        "dt_max": given.positive("time_step_max", 0.1),
         "bias": given.flag("use_bias", False),
         "conv_bias": given.flag("use_conv_bias", True),
     }
