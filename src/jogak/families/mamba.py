@@ -38,7 +38,7 @@ def mixer_options(given: Fields) -> dict[str, Any]:
     return {
         "name": "mamba",
         "state": given.integer("state_size", 16),
-        "dt_rank": rank(given, "time_step_rank", given.integer("hidden_size", 768)),
+        "dt_rank": rank(given, "time_step_rank", given.integer("hidden_size")),
         **common_options(given),
     }
 
@@ -64,7 +64,7 @@ def read_decoder(given: Fields, family: str, mixer: dict[str, Any], *, tied: boo
     """Blocks of the mixer alone; tied: whether the head's weights are the embedding's where nothing is said."""
     head = given.architecture({f"{family}ForCausalLM": "units", f"{family}Model": "none"}, f"{family}ForCausalLM")
     stack = config.Stack(
-        depth=given.depth("num_hidden_layers", 32),
+        depth=given.depth("num_hidden_layers"),
         pattern=(config.Mixer.model_validate(mixer),),
         feedforward=None,
         placement="pre",
@@ -73,8 +73,8 @@ def read_decoder(given: Fields, family: str, mixer: dict[str, Any], *, tied: boo
     )
     return config.Model(
         topology="decoder",
-        vocab_size=given.integer("vocab_size", 50280),
-        width=given.integer("hidden_size", 768),
+        vocab_size=given.integer("vocab_size"),
+        width=given.integer("hidden_size"),
         position="none",
         decoder=stack,
         head=config.Head(kind="units" if head == "units" else "none"),
