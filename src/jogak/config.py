@@ -49,12 +49,18 @@ def _pattern(value: Any) -> Any:  # noqa: ANN401
     return value if isinstance(value, list | tuple) else [value]
 
 
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "quick_gelu", "relu2", "tanh"]
+
+
 class FeedForward(Strict):
     """The part of a block that works on each position alone."""
 
     width: Positive | None = None  # None: 4 * the model's width
-    activation: Literal["relu", "gelu", "gelu_tanh", "silu", "geglu", "geglu_tanh", "swiglu", "reglu"] = "relu"
+    activation: Activation | Literal["geglu", "geglu_tanh", "swiglu", "reglu"] = "relu"
     bias: bool = True
+    experts: Positive | None = None  # a mixture: so many feedforwards of this kind, and a router
+    chosen: Positive = 2  # of experts: how many each position goes to
+    norm_chosen: bool = True  # of experts: the weights of those that are chosen add up to one
 
 
 class Stack(Strict):
@@ -67,21 +73,32 @@ class Stack(Strict):
     causal: bool | None = None  # an encoder that looks back only; None: where it hands over its states
     cross: MixerChoice | None = None  # decoder of an encoder-decoder; None there: attention, where there is a memory
     feedforward: FeedForward | None = FeedForward()
-    norm: Literal["layer", "rms"] = "layer"
-    placement: Literal["pre", "post", "sandwich", "parallel", "plain"] = "post"  # plain: no residual, no norm
+    feedforwards: tuple[FeedForward | None, ...] | None = None  # a repeating pattern of them, instead of one for all
+    norm: Literal["layer", "rms", "rms_plus_one"] = "layer"  # rms_plus_one: scaled by 1 + weight
+    # parallel: mixer and feedforward read one norm, parallel_apart: each its own; plain: no residual, no norm
+    placement: Literal["pre", "post", "sandwich", "parallel", "parallel_apart", "plain"] = "post"
     norm_eps: Annotated[float, Field(gt=0)] = 1e-5
+    norm_bias: bool = True  # of norm: layer
+    first_norm: bool = True  # before the first mixer; without it where the embedding is normed already
+    share_position: bool = False  # every block adds the first one's position bias to its scores (T5)
     final_norm: bool | None = None  # None: wherever the placement leaves the residual stream unnormed (pre, ...)
 
 
 class Head(Strict):
     """What stands behind the last stack: a score for every unit at each position, or for every class of a sequence."""
 
-    kind: Literal["units", "classes"] = "units"
+    kind: Literal["units", "classes", "none"] = "units"  # none: what the last stack wrote
     classes: Positive | None = None  # None: what the data has
     pool: Literal["mean", "max", "first", "last", "convolutions"] = "mean"  # of classes: which positions make it up
     widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3, 4, 5)  # of pool: convolutions
     channels: Positive = 100  # of pool: convolutions, for each width
     dropout: Fraction = 0.0  # of classes: before the scores
+    dense: Activation | None = None  # of classes and none: what is pooled goes through a layer with this activation
+    transform: Activation | None = None  # of units: a layer with this activation and a norm before the scores
+    transform_bias: bool = True
+    bias: bool = False  # of units
+    scale: float | None = None  # of units: what the head reads is multiplied by it
+    softcap: Annotated[float, Field(gt=0)] | None = None  # of units: c tanh(score / c)
 
 
 class Model(Strict):
@@ -91,14 +108,20 @@ class Model(Strict):
     vocab_size: Positive | None = None  # None: what the codec has
     source_vocab_size: Positive | None = None  # of an encoder-decoder's encoder; None: vocab_size
     width: Positive = 512
-    position: Literal["none", "sinusoidal", "learned"] = "sinusoidal"  # added to the embedding
+    input: MixerChoice | None = None  # what the first stack reads instead of units: a module of layers.inputs
+    # added to the embedding; halves: all sines before all cosines
+    position: Literal["none", "sinusoidal", "sinusoidal_halves", "learned"] = "sinusoidal"
+    position_offset: Annotated[int, Field(ge=0)] = 0  # the number of the first position
     max_length: Positive = 1024  # of a learned position table; and where data is cut
+    token_types: Positive | None = None  # kinds of units (first and second sentence), each with an embedding
+    embedding_norm: bool = False  # after the sum of the embeddings
     encoder: Stack | None = None
     decoder: Stack | None = None
     head: Head = Head()
     handover: Literal["memory", "state", "both"] = "memory"  # what a decoder gets of its encoder: outputs, last states
     reverse_source: bool = False  # the encoder of an encoder-decoder reads its source backwards (1409.3215)
-    tie: Literal["none", "output", "all"] = "all"  # output: decoder embedding = head; all: and encoder embedding
+    # output: decoder embedding = head; embeddings: decoder embedding = encoder embedding; all: all three
+    tie: Literal["none", "output", "embeddings", "all"] = "all"
     scale_embedding: bool = True  # multiply by sqrt(width), as in 1706.03762 section 3.4
     dropout: Fraction = 0.1
     init: Literal["xavier", "normal"] = "xavier"
@@ -123,7 +146,7 @@ class Model(Strict):
         for key in ("handover", "reverse_source", "source_vocab_size"):
             if not two and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"'{key}' needs topology 'encoder-decoder'; remove it")
-        if self.source_vocab_size not in (None, self.vocab_size) and self.tie == "all":
+        if self.source_vocab_size not in (None, self.vocab_size) and self.tie in ("all", "embeddings"):
             raise ValueError("'source_vocab_size' needs embeddings apart; set 'tie' to 'output' or 'none'")
         if self.handover == "memory":
             return

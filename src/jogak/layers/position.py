@@ -4,26 +4,31 @@ Legend: B batch, T queries, S keys, H heads, K key width, D model width.
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from jogak.errors import UserError
+from jogak.layers import rotary_scaling
 
 
 class Sinusoidal(nn.Module):
     """PE(p, 2i) = sin(p / 10000^(2i/D)), PE(p, 2i+1) = cos(the same): positions [B T] -> [B T D].
 
+    halves: all sines before all cosines, as Marian lays them out.
     Source: Vaswani et al. 2017 (1706.03762) section 3.5. Has no parameters and no largest position.
     """
 
-    def __init__(self, d_model: int) -> None:
+    def __init__(self, d_model: int, *, halves: bool = False) -> None:
         super().__init__()
-        self.d_model = d_model
+        self.d_model, self.halves = d_model, halves
 
     def forward(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         even = torch.arange(0, self.d_model, 2, device=positions.device, dtype=torch.float32)
         angle = positions.unsqueeze(-1) * torch.exp(even * (-math.log(10000.0) / self.d_model))
+        if self.halves:
+            return torch.cat([angle.sin(), angle.cos()[..., : self.d_model // 2]], dim=-1).to(dtype)
         pairs = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
         return pairs[..., : self.d_model].to(dtype)
 
@@ -54,21 +59,35 @@ class Rotary(nn.Module):
 
     The score of two turned vectors then depends on the distance between their positions alone. turned: R, the first
     numbers of a head that are turned; all K where not given.
+    scaling: how the angles are stretched for longer texts than were trained on, see layers.rotary_scaling.
     Source: Su et al. 2021 (2104.09864) section 3.2; pairs split in halves, as GPT-NeoX and Llama lay them out.
     """
 
-    def __init__(self, head_dim: int, base: float = 10000.0, turned: int | None = None) -> None:
+    def __init__(
+        self,
+        head_dim: int,
+        base: float = 10000.0,
+        turned: int | None = None,
+        scaling: Mapping[str, str | float | bool] | None = None,
+    ) -> None:
         super().__init__()
         if turned is None and head_dim % 2:
             raise UserError(f"rotary positions need an even head width, got {head_dim}; change heads or head_dim")
         if turned is not None and (turned % 2 or not 0 < turned <= head_dim):
             raise UserError(f"rotary positions turn an even part of the head width {head_dim}, got {turned}")
         self.head_dim, self.base, self.turned = head_dim, base, turned or head_dim
+        self.scaling = dict(scaling) if scaling is not None else None
+        self.amplitude = rotary_scaling.amplitude(self.scaling)
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         half = torch.arange(0, self.turned, 2, device=x.device, dtype=torch.float32)
-        angle = positions.unsqueeze(-1) * self.base ** (-half / self.turned)  # [B T R/2]
+        speed = self.base ** (-half / self.turned)
+        if self.scaling is not None:
+            speed = rotary_scaling.stretch(speed, self.base, self.turned, self.scaling)
+        angle = positions.unsqueeze(-1) * speed  # [B T R/2]
         cos, sin = angle.cos().unsqueeze(2), angle.sin().unsqueeze(2)
+        if self.amplitude != 1:
+            cos, sin = cos * self.amplitude, sin * self.amplitude
         a, b = x[..., : self.turned].float().chunk(2, dim=-1)
         parts = [a * cos - b * sin, b * cos + a * sin]
         if self.turned < self.head_dim:

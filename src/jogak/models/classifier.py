@@ -12,12 +12,15 @@ from jogak.errors import UserError
 from jogak.layers.dropout import Dropout
 from jogak.layers.pooling import POOLS, Convolutions
 from jogak.mixers import Context
+from jogak.models.heads import Dense
 from jogak.models.initialise import initialise
 from jogak.models.topologies import Coder
 
 
 class Classifier(nn.Module):
     """ids [B T] -> logits [B C] = W dropout(pool(stack(ids))) + b, of an encoder or a decoder.
+
+    head.dense: what is pooled goes through a layer with that activation first.
 
     Raises: UserError where the number of classes is not known.
     """
@@ -35,10 +38,15 @@ class Classifier(nn.Module):
             width = head.channels * len(head.widths)
         else:
             self.pool, width = POOLS[head.pool](given.width), given.width
+        self.dense = None if head.dense is None else Dense(width, given.width, head.dense)
+        width = width if self.dense is None else given.width
         self.dropout = Dropout(head.dropout)
         self.head = nn.Linear(width, head.classes)
         initialise(self, given.init, given.width)
 
-    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        x, _ = self.coder(ids, None, Context(mask=mask))
-        return self.head(self.dropout(self.pool(x, mask)))
+    def forward(self, ids: Tensor, mask: Tensor | None = None, types: Tensor | None = None) -> Tensor:
+        x, _ = self.coder(ids, None, Context(mask=mask), types)
+        if self.coder.input is not None:
+            mask = self.coder.input.mask(mask)
+        x = self.pool(x, mask)
+        return self.head(self.dropout(x if self.dense is None else self.dense(x)))

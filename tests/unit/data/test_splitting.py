@@ -10,15 +10,18 @@ from jogak.data.splitting import Splitting
 from jogak.data.tokens import TokenStore
 from jogak.errors import UserError
 
-TEXTS = ["파일을 저장할 수 없습니다", "새 창에서 링크 열기", "the file could not be saved", "open the link in a new window"] * 5
+TEXTS = [
+    "파일을 저장할 수 없습니다",
+    "새 창에서 링크 열기",
+    "the file could not be saved",
+    "open the link in a new window",
+] * 5
 # 0 to 3 are letters; 4 = 0 1, 5 = 4 2, 6 = 5 4.
 PARTS = np.array([[-1, -1]] * 4 + [[0, 1], [4, 2], [5, 4]])
 
 
 def split(ids: list[int], lengths: list[int], rate: float = 0.5, longest: int = 100, seed: int = 0):
-    found, counts = Splitting(PARTS, rate, longest)(
-        np.array(ids), np.array(lengths), np.random.default_rng(seed)
-    )
+    found, counts = Splitting(PARTS, rate, longest)(np.array(ids), np.array(lengths), np.random.default_rng(seed))
     return found.tolist(), counts.tolist()
 
 
@@ -44,9 +47,7 @@ def test_the_text_of_what_a_codec_split_is_the_same() -> None:
     codec = TextCodec.train(TEXTS, Codec(vocab_size=420))
     ids = [codec.encode(text) for text in TEXTS[:4]]
     splitting = Splitting(codec.parts(), 0.5, 1000)
-    flat, counts = splitting(
-        np.concatenate(ids), np.array([len(row) for row in ids]), np.random.default_rng(1)
-    )
+    flat, counts = splitting(np.concatenate(ids), np.array([len(row) for row in ids]), np.random.default_rng(1))
     rows = np.split(flat, np.cumsum(counts)[:-1])
     assert [codec.decode(row.tolist()) for row in rows] == TEXTS[:4]
     assert all(len(row) > len(whole) for row, whole in zip(rows, ids, strict=True))
@@ -62,9 +63,7 @@ def test_a_loader_spells_an_example_anew_each_time_and_goes_on_with_the_same_aft
     store = TokenStore.of([([6, 5, 4], [6, 6]), ([5, 5], [4, 6, 5])] * 8)
 
     def loader() -> Loader:
-        return Loader(
-            store, batch_tokens=80, seed=3, pad_id=3, bos_id=7, eos_id=8, splitting=Splitting(PARTS, 0.4, 50)
-        )
+        return Loader(store, batch_tokens=80, seed=3, pad_id=3, bos_id=7, eos_id=8, splitting=Splitting(PARTS, 0.4, 50))
 
     straight = loader()
     seen = [next(straight) for _ in range(12)]
