@@ -94,7 +94,8 @@ class Head(Strict):
     channels: Positive = 100  # of pool: convolutions, for each width
     dropout: Fraction = 0.0  # of classes: before the scores
     dense: Activation | None = None  # of classes and none: what is pooled goes through a layer with this activation
-    transform: Activation | None = None  # of units: a layer with this activation and a norm before the scores
+    # of units and classes: a layer with this activation and a norm before the scores
+    transform: Activation | None = None
     transform_bias: bool = True
     bias: bool = False  # of units
     scale: float | None = None  # of units: what the head reads is multiplied by it

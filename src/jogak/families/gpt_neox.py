@@ -89,9 +89,7 @@ def table(model: config.Model) -> Table:
             rename("gpt_neox.final_layer_norm.{p}", "decoder.stack.final_norm.{p}"),
             rename("embed_out.weight", "head.projection.weight"),
             tie("embed_out.weight", "gpt_neox.embed_in.weight"),
-            drop(
-                _BLOCK + "attention.bias", _BLOCK + "attention.masked_bias", _BLOCK + "attention.rotary_emb.inv_freq"
-            ),
+            drop(_BLOCK + "attention.bias", _BLOCK + "attention.masked_bias", _BLOCK + "attention.rotary_emb.inv_freq"),
         ),
         prefix="gpt_neox.",
     )
