@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al. 2019, 1910.01108): BERT with half of its blocks, without kinds of units and without pooler."""
+"""DistilBERT (Sanh et al. 2019, 1910.01108): half of the blocks of BERT, no kinds of units, no pooler."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al. 2019, 1907.11692): BERT trained longer; its positions are counted from behind the padding's id."""
+"""RoBERTa (Liu et al. 2019, 1907.11692): BERT, with positions that count from behind the padding's id."""
 
 from typing import Any
 
