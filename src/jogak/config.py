@@ -94,7 +94,8 @@ class Head(Strict):
     channels: Positive = 100  # of pool: convolutions, for each width
     dropout: Fraction = 0.0  # of classes: before the scores
     dense: Activation | None = None  # of classes and none: what is pooled goes through a layer with this activation
-    transform: Activation | None = None  # of units: a layer with this activation and a norm before the scores
+    # of units and classes: a layer with this activation and a norm before the scores
+    transform: Activation | None = None
     transform_bias: bool = True
     bias: bool = False  # of units
     scale: float | None = None  # of units: what the head reads is multiplied by it
@@ -115,6 +116,8 @@ class Model(Strict):
     max_length: Positive = 1024  # of a learned position table; and where data is cut
     token_types: Positive | None = None  # kinds of units (first and second sentence), each with an embedding
     embedding_norm: bool = False  # after the sum of the embeddings
+    hidden_id: Annotated[int, Field(ge=0)] | None = None  # this unit is zero, the others scaled up: layers.masking
+    contacts_end: Annotated[int, Field(ge=0)] | None = None  # an encoder says what touches, without this unit
     encoder: Stack | None = None
     decoder: Stack | None = None
     head: Head = Head()
@@ -138,6 +141,9 @@ class Model(Strict):
             raise ValueError("'decoder.cross' needs topology 'encoder-decoder', which gives it something to read")
         if self.decoder is not None and self.decoder.causal is not None:
             raise ValueError("'decoder.causal' says nothing, since a decoder always is; remove it")
+        for key in ("hidden_id", "contacts_end"):
+            if self.topology != "encoder" and getattr(self, key) is not None:
+                raise ValueError(f"'{key}' needs topology 'encoder', which sees a sequence whole; remove it")
         self._handover_fits()
         return self
 

@@ -32,6 +32,7 @@ transformers.logging.set_verbosity_error()
 Case = tuple[nn.Module, Path, Inputs]
 CASES = [(name, architecture) for name in families.names() for architecture in families.find(name).TINY]
 DASHED = ("openai_gpt",)  # families whose model type has a dash
+PRESENT = ("esm",)  # saved with present keys; the older ones that transformers writes by default are test_esm.py's
 CLOSE = 1e-4  # of the largest entry
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -75,7 +76,7 @@ def theirs(name: str, architecture: str) -> nn.Module:
 @cache
 def folder(name: str, architecture: str, root: Path) -> Path:
     path = root / f"{name}-{architecture}"
-    theirs(name, architecture).save_pretrained(path)
+    theirs(name, architecture).save_pretrained(path, save_original_format=name not in PRESENT)
     return path
 
 

@@ -59,7 +59,8 @@ class Rotary(nn.Module):
 
     The score of two turned vectors then depends on the distance between their positions alone. turned: R, the first
     numbers of a head that are turned; all K where not given.
-    scaling: how the angles are stretched for longer texts than were trained on, see layers.rotary_scaling.
+    scaling: how the angles are stretched for longer texts than were trained on, see layers.rotary_scaling. kept: the
+    powers of the base are kept beside the weights, as a checkpoint has them, rounding included.
     Source: Su et al. 2021 (2104.09864) section 3.2; pairs split in halves, as GPT-NeoX and Llama lay them out.
     """
 
@@ -69,6 +70,8 @@ class Rotary(nn.Module):
         base: float = 10000.0,
         turned: int | None = None,
         scaling: Mapping[str, str | float | bool] | None = None,
+        *,
+        kept: bool = False,
     ) -> None:
         super().__init__()
         if turned is None and head_dim % 2:
@@ -78,12 +81,11 @@ class Rotary(nn.Module):
         self.head_dim, self.base, self.turned = head_dim, base, turned or head_dim
         self.scaling = dict(scaling) if scaling is not None else None
         self.amplitude = rotary_scaling.amplitude(self.scaling)
+        self.register_buffer("kept", self._speed(None) if kept else None)
+        self.kept: Tensor | None
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        half = torch.arange(0, self.turned, 2, device=x.device, dtype=torch.float32)
-        speed = self.base ** (-half / self.turned)
-        if self.scaling is not None:
-            speed = rotary_scaling.stretch(speed, self.base, self.turned, self.scaling)
+        speed = self._speed(x.device) if self.kept is None else self.kept.float()
         angle = positions.unsqueeze(-1) * speed  # [B T R/2]
         cos, sin = angle.cos().unsqueeze(2), angle.sin().unsqueeze(2)
         if self.amplitude != 1:
@@ -93,6 +95,12 @@ class Rotary(nn.Module):
         if self.turned < self.head_dim:
             parts.append(x[..., self.turned :].float())
         return torch.cat(parts, dim=-1).to(x.dtype)
+
+    def _speed(self, device: torch.device | None) -> Tensor:
+        """The angle of each pair at position 1, [R/2]."""
+        half = torch.arange(0, self.turned, 2, device=device, dtype=torch.float32)
+        speed = self.base ** (-half / self.turned)
+        return speed if self.scaling is None else rotary_scaling.stretch(speed, self.base, self.turned, self.scaling)
 
 
 class Alibi(nn.Module):

@@ -12,7 +12,7 @@ from jogak.errors import UserError
 from jogak.layers.dropout import Dropout
 from jogak.layers.pooling import POOLS, Convolutions
 from jogak.mixers import Context
-from jogak.models.heads import Dense
+from jogak.models.heads import Dense, Transform
 from jogak.models.initialise import initialise
 from jogak.models.topologies import Coder
 
@@ -20,7 +20,7 @@ from jogak.models.topologies import Coder
 class Classifier(nn.Module):
     """ids [B T] -> logits [B C] = W dropout(pool(stack(ids))) + b, of an encoder or a decoder.
 
-    head.dense: what is pooled goes through a layer with that activation first.
+    head.dense: what is pooled goes through a layer with that activation first; head.transform: with a norm behind it.
 
     Raises: UserError where the number of classes is not known.
     """
@@ -40,6 +40,13 @@ class Classifier(nn.Module):
             self.pool, width = POOLS[head.pool](given.width), given.width
         self.dense = None if head.dense is None else Dense(width, given.width, head.dense)
         width = width if self.dense is None else given.width
+        self.transform: Transform | None = None
+        if head.transform is not None:
+            if width != given.width:
+                raise UserError(
+                    "model.head.transform needs a vector of the model's width; set head.dense or another pool"
+                )
+            self.transform = Transform(given, head.transform, given.stack(side))
         self.dropout = Dropout(head.dropout)
         self.head = nn.Linear(width, head.classes)
         initialise(self, given.init, given.width)
@@ -49,4 +56,5 @@ class Classifier(nn.Module):
         if self.coder.input is not None:
             mask = self.coder.input.mask(mask)
         x = self.pool(x, mask)
-        return self.head(self.dropout(x if self.dense is None else self.dense(x)))
+        x = x if self.dense is None else self.dense(x)
+        return self.head(self.dropout(x if self.transform is None else self.transform(x)))
