@@ -109,8 +109,8 @@ class Model(Strict):
     source_vocab_size: Positive | None = None  # of an encoder-decoder's encoder; None: vocab_size
     width: Positive = 512
     input: MixerChoice | None = None  # what the first stack reads instead of units: a module of layers.inputs
-    # added to the embedding; halves: all sines before all cosines
-    position: Literal["none", "sinusoidal", "sinusoidal_halves", "learned"] = "sinusoidal"
+    # added to the embedding; halves: all sines before all cosines; inclusive: so, and the slowest is 1/10000 exactly
+    position: Literal["none", "sinusoidal", "sinusoidal_halves", "sinusoidal_inclusive", "learned"] = "sinusoidal"
     position_offset: Annotated[int, Field(ge=0)] = 0  # the number of the first position
     max_length: Positive = 1024  # of a learned position table; and where data is cut
     token_types: Positive | None = None  # kinds of units (first and second sentence), each with an embedding
