@@ -285,7 +285,7 @@ def parse_recipe(tree: dict[str, Any], where: str, lines: Mapping[tuple[str, ...
 
 def read_preset(name: str) -> Model:
     """The model configuration of a published model."""
-    return validate(Model, yaml.safe_load(preset_text(name)), f"preset {name}", {})
+    return validate(Model, _preset_tree(name), f"preset {name}", {})
 
 
 def validate(kind: type[S], tree: object, where: str, lines: Mapping[tuple[str, ...], int]) -> S:
@@ -405,8 +405,14 @@ def _expand_preset(model: object) -> object:
     if not isinstance(model, dict) or "preset" not in model:
         return model
     changes = dict(model)
-    base = yaml.safe_load(preset_text(str(changes.pop("preset"))))
-    return _merge(base, changes)
+    return _merge(_preset_tree(str(changes.pop("preset"))), changes)
+
+
+def _preset_tree(name: str) -> dict[str, Any]:
+    """What a preset's file says; its key `preset` names another, which the other keys change."""
+    changes = yaml.safe_load(preset_text(name))
+    base = changes.pop("preset", None)
+    return changes if base is None else _merge(_preset_tree(base), changes)
 
 
 def _merge(base: Any, changes: Any) -> Any:  # noqa: ANN401
