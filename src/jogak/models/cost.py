@@ -4,6 +4,7 @@ Legend: B batch, T length, D model width.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -73,12 +74,12 @@ def cost(given: config.Model, length: int, vocab_size: int | None = None) -> Cos
     if given.position == "learned" and length > given.max_length:
         raise UserError(f"{length} units are more than the {given.max_length} positions that the model has learned")
     repeats = {side: _repeats(given, side) for side in _sides(given)}
-    base = _shortened(given, {side: 1 for side in repeats})
+    base = _shortened(given, dict.fromkeys(repeats, 1))
     found = _measure(base, length, vocab_size)
     total = found
     for side, (period, count) in repeats.items():
         if count > 1:
-            more = _measure(_shortened(given, {s: 2 if s == side else 1 for s in repeats}), length, vocab_size)
+            more = _measure(_shortened(given, dict.fromkeys(repeats, 1) | {side: 2}), length, vocab_size)
             total = _plus(total, more, found, count - 1)
             inputs = (count - 1) * period * length * given.width * FLOAT
             total = _replace_checkpoints(total, total.checkpoint_bytes + inputs)
@@ -98,7 +99,7 @@ def _repeats(given: config.Model, side: Side) -> tuple[int, int]:
     return period, stack.depth // period
 
 
-def _shortened(given: config.Model, wanted: dict[Side, int]) -> config.Model:
+def _shortened(given: config.Model, wanted: Mapping[Side, int]) -> config.Model:
     """The model with its pattern so many times in full in each stack, and what is left over of it as it was."""
     changes: dict[str, config.Stack] = {}
     for side, times in wanted.items():

@@ -31,7 +31,7 @@ def describe(name: str, given: config.Model, found: Cost, speed: float, train: c
         ]
     lines += [
         f"  this machine      {operations(speed)}/s measured (float32 matrix products, all cores): at best",
-        f"                    {speed / found.training_flops:,.2g} training examples/s of that length",
+        f"                    {number(speed / found.training_flops)} training examples/s of that length",
     ]
     if train is not None:
         positions = train.steps * train.accumulate * train.batch_tokens
@@ -50,16 +50,16 @@ def _on_gpus(found: Cost) -> list[str]:
         if needed.training is None:
             trains = "one example is too much to train on"
         else:
-            trains = f"trains on {needed.training:,} ({needed.examples:,.2g} examples/s)"
+            trains = f"trains on {needed.training:,} ({number(needed.examples)} examples/s)"
         serves = f"serves on {needed.serving:,}"
         if needed.units:
-            serves += f" ({needed.units:,.3g} units/s of one, {needed.sequences:,} side by side)"
+            serves += f" ({number(needed.units)} units/s of one, {needed.sequences:,} side by side)"
         lines.append(f"    {gpu.name:<16}{trains}, {serves}")
     return lines
 
 
 def size(count: float) -> str:
-    """Bytes, in the largest unit that leaves a whole number of them."""
+    """Bytes, in the largest unit of which there is at least one."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
@@ -68,8 +68,13 @@ def size(count: float) -> str:
 
 
 def operations(count: float) -> str:
-    """FLOPs, likewise."""
-    for power, unit in ((15, "PFLOP"), (12, "TFLOP")):
-        if count >= 10**power:
-            return f"{count / 10**power:,.1f} {unit}"
-    return f"{count / 1e9:,.1f} GFLOP"
+    """FLOPs, likewise, from GFLOP on."""
+    power, unit = next(((p, u) for p, u in ((15, "PFLOP"), (12, "TFLOP")) if count >= 10**p), (9, "GFLOP"))
+    return f"{count / 10**power:,.1f} {unit}"
+
+
+def number(value: float) -> str:
+    """Two figures, or all before the point."""
+    if value >= 10:
+        return f"{value:,.0f}"
+    return f"{value:.2g}" if value == 0 or value >= 1e-4 else f"1/{1 / value:,.0f}"
