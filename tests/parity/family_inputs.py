@@ -84,8 +84,20 @@ def pairs(model: nn.Module) -> Inputs:
     return replace(joined(source), without=joined(source.bare()))
 
 
+def pictures(model: nn.Module) -> Inputs:
+    """Random pixels; there is no padding."""
+    size = model.config.image_size
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randn(ROWS, model.config.num_channels, height, width, generator=generator)
+    return Inputs((pixels,), {"pixel_values": pixels})
+
+
 # By what a model of `transformers` calls its main input.
-KINDS: dict[str, Callable[[nn.Module], Inputs]] = {"input_ids": units}
+KINDS: dict[str, Callable[[nn.Module], Inputs]] = {
+    "input_ids": units,
+    "pixel_values": pictures,
+}
 
 
 def inputs_of(model: nn.Module) -> Inputs:
