@@ -93,10 +93,20 @@ def pictures(model: nn.Module) -> Inputs:
     return Inputs((pixels,), {"pixel_values": pixels})
 
 
+def frames(model: nn.Module) -> Inputs:
+    """Random frames of full length, and a target."""
+    generator = torch.Generator().manual_seed(1)
+    given = model.config
+    x = torch.randn(ROWS, given.num_mel_bins, 2 * given.max_source_positions, generator=generator)
+    ids = torch.randint(10, given.vocab_size, (ROWS, 7), generator=generator)
+    return Inputs((x, ids, None), {"input_features": x, "decoder_input_ids": ids})
+
+
 # By what a model of `transformers` calls its main input.
 KINDS: dict[str, Callable[[nn.Module], Inputs]] = {
     "input_ids": units,
     "pixel_values": pictures,
+    "input_features": frames,
 }
 
 
