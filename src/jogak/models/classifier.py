@@ -45,7 +45,7 @@ class Classifier(nn.Module):
         self.dropout = Dropout(head.dropout)
         self.voters = head.voters
         if head.voters > 1 and (head.dense is not None or head.pool != "first"):
-            raise UserError("model.head.voters reads the first positions as they are; set pool to first, leave out dense")
+            raise UserError("model.head.voters reads first positions as they are; set pool to first, leave out dense")
         self.head = Votes(width, head.classes, head.voters) if head.voters > 1 else nn.Linear(width, head.classes)
         initialise(self, given.init, given.width)
 

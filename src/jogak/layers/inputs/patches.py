@@ -35,7 +35,8 @@ class Patches(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.size, self.patch, self.channels = _pair("image_size", image_size), _pair("patch_size", patch_size), channels
+        self.size, self.patch = _pair("image_size", image_size), _pair("patch_size", patch_size)
+        self.channels = channels
         rows, columns = self.size[0] // self.patch[0], self.size[1] // self.patch[1]
         if not rows * columns:
             raise UserError(f"model.input: pictures of {list(self.size)} hold no patch of {list(self.patch)}")
