@@ -93,6 +93,7 @@ class Head(Strict):
     widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3, 4, 5)  # of pool: convolutions
     channels: Positive = 100  # of pool: convolutions, for each width
     dropout: Fraction = 0.0  # of classes: before the scores
+    voters: Positive = 1  # of classes: so many first positions each have scores of their own; their mean counts
     dense: Activation | None = None  # of classes and none: what is pooled goes through a layer with this activation
     # of units and classes: a layer with this activation and a norm before the scores
     transform: Activation | None = None
