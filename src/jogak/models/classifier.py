@@ -20,7 +20,7 @@ from jogak.models.topologies import Coder
 class Classifier(nn.Module):
     """ids [B T] -> logits [B C] = W dropout(pool(stack(ids))) + b, of an encoder or a decoder.
 
-    head.dense: what is pooled goes through a layer with that activation first.
+    head.dense: what is pooled goes through a layer with that activation first; head.transform: with a norm behind it.
 
     Raises: UserError where the number of classes is not known.
     """
@@ -40,7 +40,7 @@ class Classifier(nn.Module):
             self.pool, width = POOLS[head.pool](given.width), given.width
         self.dense = None if head.dense is None else Dense(width, given.width, head.dense)
         width = width if self.dense is None else given.width
-        self.transform: Transform | None = None  # head.transform: a layer that has a norm behind it
+        self.transform: Transform | None = None
         if head.transform is not None:
             if width != given.width:
                 raise UserError(
