@@ -170,7 +170,8 @@ def test_generation(case: Case, beams: int) -> None:
     plain = transformers.GenerationConfig(pad_token_id=0, eos_token_id=7, **settings)
     ours.fields = {**ours.fields, "eos_token_id": 7}
     (path / "generation_config.json").unlink(missing_ok=True)
-    wanted = model.generate(**kwargs, generation_config=plain, max_new_tokens=12, num_beams=beams, do_sample=False)
+    search = transformers.GenerationMixin.generate  # whisper's own leaves the first id out of what it gives
+    wanted = search(model, **kwargs, generation_config=plain, max_new_tokens=12, num_beams=beams, do_sample=False)
     skip = 1 if isinstance(ours.module, EncoderDecoder) else given[0].shape[1]
     found = ours.generate(*given[:1], max_new_tokens=12, mask=given[1], beam=beams)
     for row, answer in zip(wanted[:, skip:].tolist(), found.ids, strict=True):

@@ -87,8 +87,9 @@ class Pretrained:
     ) -> Generation:
         """The likeliest continuation of each row (of an encoder-decoder: the answer to it), greedily or by beams.
 
-        input_ids: int64 [B T], or rows of different lengths. mask: bool [B T], True = a real position; prompts are
-        padded on the left. length_penalty: a in log-probability / length^a, which beams are ranked by.
+        input_ids: int64 [B T], or rows of different lengths; where model.input reads something else, that.
+        mask: bool [B T], True = a real position; prompts are padded on the left.
+        length_penalty: a in log-probability / length^a, which beams are ranked by.
         end, start: the id that ends an answer (-1: none does), and the one that an encoder-decoder's begins with; None:
         as the checkpoint says.
 
@@ -166,7 +167,11 @@ class Pretrained:
     def _rows(
         self, given: Tensor | Sequence[Sequence[int]], mask: Tensor | None, *, left: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """int64 [B T] on the model's device, and which places are real where not all are."""
+        """int64 [B T] on the model's device, and which places are real where not all are; other inputs as they are."""
+        if self.config.input is not None:
+            raw = torch.as_tensor(given)
+            raw = raw.to(self.device, self.dtype if raw.is_floating_point() else raw.dtype)
+            return raw, None if mask is None else mask.bool().to(self.device)
         if isinstance(given, Tensor):
             if given.dim() != 2 or 0 in given.shape:
                 raise UserError(f"input_ids must be [batch, time] with something in it, got {list(given.shape)}")

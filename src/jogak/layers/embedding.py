@@ -27,8 +27,10 @@ class Embedding(nn.Module):
         self.scale = math.sqrt(given.width) if given.scale_embedding else 1.0
         self.position: Sinusoidal | Learned | None = None
         self.offset = given.position_offset
-        if given.position in ("sinusoidal", "sinusoidal_halves"):
-            self.position = Sinusoidal(given.width, halves=given.position == "sinusoidal_halves")
+        if given.position.startswith("sinusoidal"):
+            inclusive = given.position == "sinusoidal_inclusive"
+            halves = inclusive or given.position == "sinusoidal_halves"
+            self.position = Sinusoidal(given.width, halves=halves, inclusive=inclusive)
         elif given.position == "learned":
             self.position = Learned(given.width, given.max_length + self.offset)
         self.types = None if given.token_types is None else nn.Embedding(given.token_types, given.width)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jogak.errors import UserError
@@ -16,15 +17,22 @@ from jogak.layers import rotary_scaling
 class Sinusoidal(nn.Module):
     """PE(p, 2i) = sin(p / 10000^(2i/D)), PE(p, 2i+1) = cos(the same): positions [B T] -> [B T D].
 
-    halves: all sines before all cosines, as Marian lays them out.
+    halves: all sines before all cosines, as Marian lays them out. inclusive: i / (D/2 - 1) instead of 2i / D, so that
+    the slowest turns by exactly 1 / 10000, as fairseq and tensor2tensor have it; an odd width's last number is zero.
     Source: Vaswani et al. 2017 (1706.03762) section 3.5. Has no parameters and no largest position.
     """
 
-    def __init__(self, d_model: int, *, halves: bool = False) -> None:
+    def __init__(self, d_model: int, *, halves: bool = False, inclusive: bool = False) -> None:
         super().__init__()
-        self.d_model, self.halves = d_model, halves
+        if inclusive and d_model < 4:
+            raise UserError(f"positions 'sinusoidal_inclusive' need a width of at least 4, got {d_model}")
+        self.d_model, self.halves, self.inclusive = d_model, halves, inclusive
 
     def forward(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        if self.inclusive:
+            index = torch.arange(self.d_model // 2, device=positions.device, dtype=torch.float32)
+            angle = positions.unsqueeze(-1) * torch.exp(index * (-math.log(10000.0) / (self.d_model // 2 - 1)))
+            return F.pad(torch.cat([angle.sin(), angle.cos()], dim=-1), (0, self.d_model % 2)).to(dtype)
         even = torch.arange(0, self.d_model, 2, device=positions.device, dtype=torch.float32)
         angle = positions.unsqueeze(-1) * torch.exp(even * (-math.log(10000.0) / self.d_model))
         if self.halves:
@@ -46,7 +54,8 @@ class Learned(nn.Module):
 
     def forward(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         table = self.weight.shape[0]
-        if not torch.compiler.is_compiling() and positions.numel() and int(positions.max()) >= table:
+        known = not torch.compiler.is_compiling() and positions.device.type != "meta" and positions.numel()
+        if known and int(positions.max()) >= table:
             raise UserError(
                 f"position {int(positions.max())} is beyond the learned table of {table}; "
                 "shorten the input or raise model.max_length"
