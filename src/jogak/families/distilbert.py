@@ -7,6 +7,7 @@ from jogak.families._fields import Fields
 from jogak.families._keys import Table, concatenate, drop, rename, tie
 
 SUPPORTS = "masked language models, embeddings (DistilBertModel), classifiers of sequences"
+TOKENIZER = "BertTokenizer"
 _SIZES = {"vocab_size": 120, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 64}
 TINY: dict[str, dict[str, Any]] = {
     "DistilBertForMaskedLM": _SIZES,

@@ -7,6 +7,7 @@ from jogak.families._fields import Fields
 from jogak.families._keys import Rule, Table, concatenate, drop, legacy, rename, tie
 
 SUPPORTS = "masked language models, embeddings (EsmModel), classifiers of sequences, contacts; no folding"
+TOKENIZER = "EsmTokenizer"
 _SIZES = {
     "vocab_size": 33,
     "hidden_size": 32,

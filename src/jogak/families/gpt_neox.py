@@ -11,6 +11,7 @@ from jogak.families._keys import Rule, Table, drop, key, regrouped, rename, tie
 from jogak.families._rotary import rotary_options
 
 SUPPORTS = "language models (GPTNeoXForCausalLM), without a head (GPTNeoXModel); blocks parallel or one after another"
+TOKENIZER = "GPTNeoXTokenizer"
 _SIZES = {
     "vocab_size": 120,
     "hidden_size": 48,

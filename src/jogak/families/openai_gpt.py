@@ -7,6 +7,7 @@ from jogak.families._fields import Fields
 from jogak.families._keys import Table, drop, rename, tie, transpose
 
 SUPPORTS = "language models (OpenAIGPTLMHeadModel), without a head (OpenAIGPTModel)"
+TOKENIZER = "OpenAIGPTTokenizer"
 _SIZES = {"vocab_size": 120, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
 TINY: dict[str, dict[str, Any]] = {
     "OpenAIGPTLMHeadModel": _SIZES,

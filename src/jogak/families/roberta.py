@@ -7,6 +7,7 @@ from jogak.families._fields import Fields
 from jogak.families._keys import Rule, Table, concatenate, drop, legacy, rename, tie
 
 SUPPORTS = "masked language models, embeddings (RobertaModel), classifiers of sequences"
+TOKENIZER = "RobertaTokenizer"
 _SIZES = {
     "vocab_size": 120,
     "hidden_size": 32,

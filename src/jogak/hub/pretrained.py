@@ -64,22 +64,14 @@ class Pretrained:
 
     @property
     def tokenizer(self) -> Any:  # noqa: ANN401  # tokenizers.Tokenizer, imported where it is used
-        """The tokenizer of `tokenizer.json`.
+        """The tokenizer of `tokenizer.json`, or of the files that older checkpoints have instead.
 
         Raises: UserError if there is none.
         """
         if self._tokenizer is None:
-            from tokenizers import Tokenizer
+            from jogak.codecs import vocabularies
 
-            file = self.folder / "tokenizer.json"
-            if not file.is_file():
-                raise UserError(f"{file}: there is no such file; give ids instead of text, or add the tokenizer")
-            try:
-                self._tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
-            except Exception as error:  # the library raises bare Exception for every fault in the file
-                raise UserError(f"{file}: damaged, or not a tokenizer.json ({error})") from None
-            self._tokenizer.no_padding()
-            self._tokenizer.no_truncation()
+            self._tokenizer = vocabularies.read(self.folder, getattr(self.family, "TOKENIZER", None))
         return self._tokenizer
 
     def generate(
@@ -127,7 +119,7 @@ class Pretrained:
         best = [row[0] for row in found]
         written = [[*h.ids, *([settings.end] if h.ended else [])] for h in best]
         text = None
-        if (self.folder / "tokenizer.json").is_file():
+        if self._has_tokenizer:
             text = [self.tokenizer.decode(list(h.ids)) for h in best]
         return Generation(written, text, [h.score for h in best], perf_counter() - began)
 
@@ -212,6 +204,12 @@ class Pretrained:
         if value is None:
             return default
         return Fields({name: value}, str(self.folder / "config.json")).integer(name, least=-1)
+
+    @property
+    def _has_tokenizer(self) -> bool:
+        from jogak.codecs import vocabularies
+
+        return self._tokenizer is not None or vocabularies.there(self.folder)
 
     def _start(self) -> int:
         return self.special("decoder_start_token_id", self.special("bos_token_id", -1))
