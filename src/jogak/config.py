@@ -126,7 +126,8 @@ class Model(Strict):
     reverse_source: bool = False  # the encoder of an encoder-decoder reads its source backwards (1409.3215)
     # output: decoder embedding = head; embeddings: decoder embedding = encoder embedding; all: all three
     tie: Literal["none", "output", "embeddings", "all"] = "all"
-    scale_embedding: bool = True  # multiply by sqrt(width), as in 1706.03762 section 3.4
+    # multiply by sqrt(width), as in 1706.03762 section 3.4, or by this number
+    scale_embedding: bool | Annotated[float, Field(gt=0)] = True
     dropout: Fraction = 0.1
     init: Literal["xavier", "normal"] = "xavier"
 

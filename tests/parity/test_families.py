@@ -33,6 +33,7 @@ Case = tuple[nn.Module, Path, Inputs]
 CASES = [(name, architecture) for name in families.names() for architecture in families.find(name).TINY]
 DASHED = ("openai_gpt",)  # families whose model type has a dash
 PRESENT = ("esm",)  # saved with present keys; the older ones that transformers writes by default are test_esm.py's
+ALONE = ("recurrent_gemma",)  # padding on the left changes what theirs writes: in test_recurrent_gemma.py without it
 CLOSE = 1e-4  # of the largest entry
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -52,6 +53,8 @@ def cases(*, writes: bool = False, topology: str = "") -> Any:
     """Those of a topology, or whose head writes; as a parameter of a test."""
     found = []
     for name, architecture in CASES:
+        if writes and name in ALONE:
+            continue
         fields = {**configuration(name, architecture).to_dict(), "architectures": [architecture]}
         given = families.find(name).read_config(Fields(fields, name))
         fits = given.topology != "encoder" and given.head.kind == "units" if writes else given.head.kind != "classes"

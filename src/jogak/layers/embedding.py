@@ -24,7 +24,8 @@ class Embedding(nn.Module):
     def __init__(self, given: config.Model, vocab_size: int, stack: config.Stack) -> None:
         super().__init__()
         self.table = nn.Embedding(vocab_size, given.width)
-        self.scale = math.sqrt(given.width) if given.scale_embedding else 1.0
+        scale = given.scale_embedding
+        self.scale = (math.sqrt(given.width) if scale else 1.0) if isinstance(scale, bool) else scale
         self.position: Sinusoidal | Learned | None = None
         self.offset = given.position_offset
         if given.position.startswith("sinusoidal"):

@@ -73,13 +73,14 @@ def cost(given: config.Model, length: int, vocab_size: int | None = None) -> Cos
     """
     if given.position == "learned" and length > given.max_length:
         raise UserError(f"{length} units are more than the {given.max_length} positions that the model has learned")
-    repeats = {side: _repeats(given, side) for side in _sides(given)}
-    once: dict[Side, int] = {side: 1 for side in repeats}  # noqa: C420  # whose key type pyright loses
+    repeats: dict[Side, tuple[int, int]] = {side: _repeats(given, side) for side in _sides(given)}
+    once: dict[Side, int] = dict.fromkeys(repeats, 1)
     found = _measure(_shortened(given, once), length, vocab_size)
     total = found
     for side, (period, count) in repeats.items():
         if count > 1:
-            more = _measure(_shortened(given, once | {side: 2}), length, vocab_size)
+            twice: dict[Side, int] = {**once, side: 2}
+            more = _measure(_shortened(given, twice), length, vocab_size)
             total = _plus(total, more, found, count - 1)
             inputs = (count - 1) * period * length * given.width * FLOAT
             total = _replace_checkpoints(total, total.checkpoint_bytes + inputs)
