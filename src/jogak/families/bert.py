@@ -7,6 +7,7 @@ from jogak.families._fields import Fields
 from jogak.families._keys import Table, concatenate, drop, legacy, rename, tie
 
 SUPPORTS = "masked language models, embeddings (BertModel), classifiers of sequences"
+TOKENIZER = "BertTokenizer"
 _SIZES = {
     "vocab_size": 120,
     "hidden_size": 32,
