@@ -50,7 +50,8 @@ class Settings:
 
     beam: answers kept in search (1: greedy), in `groups` groups of which each loses `diversity` for every beam of
     an earlier group that takes the same unit. length_penalty: alpha in score = log_prob / ((5 + length) / 6)^alpha
-    (Wu et al. 2016, 1609.08144, equation 14). n_best: answers returned, best first.
+    (Wu et al. 2016, 1609.08144, equation 14), or with by_length log_prob / length^alpha. n_best: answers returned,
+    best first.
     """
 
     end: int
@@ -58,6 +59,7 @@ class Settings:
     beam: int = 1
     length_penalty: float = 0.6
     n_best: int = 1
+    by_length: bool = False
 
     # For each sentence, units that its answer never holds.
     forbidden: tuple[tuple[int, ...], ...] | None = None
@@ -77,7 +79,7 @@ class Settings:
             raise UserError(f"groups ({self.groups}) must divide beam ({self.beam})")
 
     def score(self, log_prob: float, length: int) -> float:
-        return log_prob / ((5 + length) / 6) ** self.length_penalty
+        return log_prob / (length if self.by_length else (5 + length) / 6) ** self.length_penalty
 
 
 @torch.inference_mode()
