@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -332,14 +333,19 @@ def _warn(sentence: str) -> None:
 
 
 def evaluate(
-    model: str | Path | Model, data: Sequence[str] | None = None, *, beam: int | None = None, device: str = "auto"
+    model: str | Path | Model,
+    data: Sequence[str] | None = None,
+    *,
+    device: str = "auto",
+    **settings: Any,  # noqa: ANN401
 ) -> Evaluation:
     """Measure a model on its own held-out test, or on all of `data`, beside the baselines of its task.
 
-    Raises: UserError if there is nothing to measure on.
+    settings: keys of a recipe's `decode` section, changed for this time. Raises: UserError if there is nothing to
+    measure on, or the task has no such setting.
     """
     loaded = model if isinstance(model, Model) else load_run(model, device=device)
-    return loaded.trained.evaluate(data, _progress, beam=beam)
+    return loaded.trained.evaluate(data, _progress, **settings)
 
 
 def look(model: str | Path | Model, text: str, output: str | Path = "look.html") -> Path:

@@ -8,6 +8,7 @@ import gc
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -27,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+DECODE = re.compile(r"decode\.\w+=")
 MODEL_HELP = "A run: the folder that `jogak train` wrote."
 OVERRIDES_HELP = "Changes to the recipe, such as train.steps=100 or model.width=256."
 
@@ -135,7 +137,8 @@ def evaluate(
     from jogak import api
     from jogak.storage import write_text
 
-    found = api.evaluate(model, data or None, beam=beam, device=device)
+    sources, changes = _split_decode(data or [])
+    found = api.evaluate(model, sources or None, device=device, **{"beam": beam, **changes})
     if output is not None:
         write_text(output, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in found.to_rows()))
     if as_json:
@@ -268,6 +271,17 @@ def verify(
     print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2) if as_json else found.table())
     if not found.holds:
         raise typer.Exit(1)
+
+
+def _split_decode(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The arguments without `decode.KEY=VALUE`, and what those say; values are read as in a recipe."""
+    changes = [a for a in arguments if DECODE.match(a)]
+    if not changes:
+        return list(arguments), {}
+    from jogak.config import pairs
+
+    given = {key.removeprefix("decode."): value for key, value in pairs(changes)}
+    return [a for a in arguments if not DECODE.match(a)], given
 
 
 def _split_from(overrides: Sequence[str]) -> tuple[list[str], str | None]:

@@ -7,13 +7,13 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from jogak.codecs.text import Slots, Spelling, TextCodec, nfc
-from jogak.decoding import search
+from jogak.decoding import risk, search
 from jogak.decoding.answers import Generation, Piece, Timings
 from jogak.decoding.constrain import Constraint, Constraints
 from jogak.decoding.contrastive import contrast
@@ -29,6 +29,7 @@ from jogak.mixers import EMPTY, Context
 from jogak.models import Decoder, EncoderDecoder
 
 Ids = Sequence[int]
+ROWS = 512  # of samples that are drawn at once
 
 
 @dataclass
@@ -47,6 +48,7 @@ class _Job:
     spellings: list[Spelling]
     forbidden: list[list[int]]
     constraints: list[Constraint | None]
+    slots: Sequence[Slots]
     counts: dict[int, Speculation]
 
 
@@ -120,9 +122,9 @@ class Generator:
         """
         wanted = self._wanted(inputs, asked, changes)
         for given in wanted:
-            if given.beam > 1 or given.best_of not in (None, given.n):
+            if given.beam > 1 or given.method == "mbr" or given.best_of not in (None, given.n):
                 raise UserError(
-                    "beam and best_of know no answer before the end, so that nothing can be streamed; "
+                    "beam, best_of and method mbr know no answer before the end, so that nothing can be streamed; "
                     "leave them out, or use generate"
                 )
         if len(_alike(wanted)) > 1:
@@ -172,7 +174,7 @@ class Generator:
             prompts, sources = [[self.codec.bos_id] for _ in inputs], inputs
         cache = None if self.reads_source else self.cache
         start, known = read(self.model, prompts, context, pad=pad, cache=cache, device=self._device)
-        seeds = [one.seed if one.seed is not None else secrets.randbits(63) for one in asked]
+        seeds = [_seed(one) for one in asked]
         slots = slots or [{} for _ in inputs]
         constraints = [self.constraints.of(one, prompt) for one, prompt in zip(asked, prompts, strict=True)]
         return _Job(
@@ -188,6 +190,7 @@ class Generator:
             [self.codec.spelling.with_slots(ours) for ours in slots],
             [self.codec.forbidden(ours) for ours in slots],
             constraints,
+            slots,
             {},
         )
 
@@ -214,10 +217,10 @@ class Generator:
         stop = [nfc(text) for text in job.asked[number].stop]
         return Writing(job.spellings[number], stop, job.prompts[number])
 
-    def _rows(self, job: _Job, repeat: int, *, follow: bool) -> list[Row]:
+    def _rows(self, job: _Job, repeat: int, *, follow: bool, first: int = 0) -> list[Row]:
         """A row for each answer; follow: whether somebody reads its text while it comes."""
         return [
-            Row(one, seed, choice, self._writing(job, number) if follow or one.stop else None)
+            Row(one, seed, first + choice, self._writing(job, number) if follow or one.stop else None)
             for number, (one, seed) in enumerate(zip(job.asked, job.seeds, strict=True))
             for choice in range(repeat)
         ]
@@ -270,21 +273,64 @@ class Generator:
     ) -> list[list[Generation]]:
         with _evaluating(self.model, self.draft):
             job = self._job(inputs, asked, slots)
+            if asked[0].method == "mbr":
+                return self._least_risk(job)
             if asked[0].beam > 1:
-                return self._search(job)
-            repeat = asked[0].best_of or asked[0].n
-            rows = self._rows(job, repeat, follow=False)
-            told: list[list[Token]] = [[] for _ in rows]
-            for tokens in self._tokens(job, rows, repeat):
-                for token in tokens:
-                    told[token.row].append(token)
+                return [self._chosen(job, n, found) for n, found in enumerate(self._searched(job))]
+            return [self._chosen(job, n, found) for n, found in enumerate(self._written(job))]
+
+    def _written(self, job: _Job, first: int = 0, count: int | None = None) -> list[list[Generation]]:
+        """The answers to each prompt, in the order of their own streams of chance, which begin with number `first`."""
+        repeat = count or job.asked[0].best_of or job.asked[0].n
+        rows = self._rows(job, repeat, follow=False, first=first)
+        told: list[list[Token]] = [[] for _ in rows]
+        for tokens in self._tokens(job, rows, repeat):
+            for token in tokens:
+                told[token.row].append(token)
         answers = [self._answer(job, n, n // repeat, row, told[n]) for n, row in enumerate(rows)]
-        result: list[list[Generation]] = []
-        for first in range(0, len(answers), repeat):
-            ours = answers[first : first + repeat]
-            ranked = sorted(ours, key=lambda a: a.score, reverse=True) if repeat > asked[0].n else ours
-            result.append(ranked[: asked[first // repeat].n])
-        return result
+        return [answers[n : n + repeat] for n in range(0, len(answers), repeat)]
+
+    def _least_risk(self, job: _Job) -> list[list[Generation]]:
+        """The answers of the beam and samples, by their expected utility."""
+        searched, drawn = self._searched(job), [list[Generation]() for _ in job.prompts]
+        at_once = max(1, ROWS // len(job.prompts))
+        for first in range(0, job.asked[0].mbr_samples, at_once):
+            count = min(at_once, job.asked[0].mbr_samples - first)
+            for known, found in zip(drawn, self._written(job, first, count), strict=True):
+                known.extend(found)
+        return [self._by_utility(job, n, *found) for n, found in enumerate(zip(searched, drawn, strict=True))]
+
+    def _by_utility(
+        self, job: _Job, prompt: int, searched: list[Generation], drawn: list[Generation]
+    ) -> list[Generation]:
+        searched, drawn = self._complete(job, prompt, searched), self._complete(job, prompt, drawn)
+        if not searched and not drawn:
+            self._refuse(job, prompt, "length")
+        place = {(one.ids, one.reason): number for number, one in enumerate(searched)}
+        same = [place.get((one.ids, one.reason)) for one in drawn]
+        ours, theirs = risk.weights([one.log_prob for one in searched], same)
+        every = [*searched, *drawn]
+        utility = risk.expected([one.text for one in every], [*ours, *theirs])
+        scored = [replace(one, score=value) for one, value in zip(every, utility, strict=True)]
+        different = {one.text: one for one in reversed(scored)}  # the first of each text, which a search found if any
+        return self._chosen(job, prompt, list(different.values()))
+
+    def _chosen(self, job: _Job, prompt: int, found: list[Generation]) -> list[Generation]:
+        """The n answers that are given: those that are asked for, best first where there is a choice.
+
+        Answers that keep every placeholder of a source come before those that do not.
+        """
+        given = job.asked[prompt]
+        if given.method == "auto" and given.beam == 1 and (given.best_of or given.n) == given.n:
+            for one in found:
+                if not self._is_complete(job, prompt, one):
+                    self._refuse(job, prompt, one.reason)
+            return found
+        whole = self._complete(job, prompt, found)
+        if not whole:
+            self._refuse(job, prompt, found[0].reason)
+        ranked = sorted(whole, key=lambda one: (len(self.codec.lost(one.ids, job.slots[prompt])), -one.score))
+        return ranked[: given.n]
 
     def _answer(self, job: _Job, number: int, prompt: int, row: Row, told: list[Token]) -> Generation:
         reason = told[-1].reason or "length"
@@ -296,7 +342,6 @@ class Generator:
             if reason == "stop":
                 told = told[: row.writing.kept]
                 ids = [token.id for token in told]
-        self._check(job, prompt, ids, reason)
         scores = tuple(token.log_prob for token in told)
         return Generation(
             tuple(ids),
@@ -309,19 +354,26 @@ class Generator:
             tuple(token.top for token in told) if row.settings.logprobs else (),
         )
 
-    def _check(self, job: _Job, prompt: int, ids: Sequence[int], reason: Reason) -> None:
-        """Refuse an answer that is not yet what it must be."""
+    def _is_complete(self, job: _Job, prompt: int, one: Generation) -> bool:
+        """Whether an answer that was cut is what it must be all the same."""
         constraint = job.constraints[prompt]
-        if constraint is not None and reason == "length" and not constraint.complete(ids):
-            raise UserError(
-                f"input {prompt + 1}: max_new_tokens={job.asked[prompt].max_new_tokens} came before the answer was "
-                f"what {constraint.name} says; raise it, or bound the {constraint.name}"
-            )
-        if constraint is not None and reason == "stop" and not constraint.complete(ids):
+        return constraint is None or one.reason == "end" or constraint.complete(one.ids)
+
+    def _complete(self, job: _Job, prompt: int, found: list[Generation]) -> list[Generation]:
+        return [one for one in found if self._is_complete(job, prompt, one)]
+
+    def _refuse(self, job: _Job, prompt: int, reason: Reason) -> NoReturn:
+        constraint = job.constraints[prompt]
+        assert constraint is not None
+        if reason == "stop":
             raise UserError(
                 f"input {prompt + 1}: a stop text came before the answer was what {constraint.name} says; "
                 "leave out stop"
             )
+        raise UserError(
+            f"input {prompt + 1}: max_new_tokens={job.asked[prompt].max_new_tokens} came before the answer was "
+            f"what {constraint.name} says; raise it, or bound the {constraint.name}"
+        )
 
     def _timings(self, job: _Job, prompt: int, number: int) -> Timings:
         read_ = len((job.sources or job.prompts)[prompt])
@@ -334,10 +386,11 @@ class Generator:
             job.ready - job.began, now - job.began, read_, cached, counts.drafted, counts.accepted, counts.calls
         )
 
-    def _search(self, job: _Job) -> list[list[Generation]]:
-        """Beam search, diverse where there are groups."""
+    def _searched(self, job: _Job) -> list[list[Generation]]:
+        """What beam search finds, diverse where there are groups: n answers, or all where some may be passed over."""
         given = job.asked[0]
         chain = self._chain(job)
+        plain = given.method == "auto" and not self.reads_source and not any(job.constraints)
 
         def stops(sentence: int, answer: Sequence[int]) -> bool:
             writing = self._writing(job, sentence)
@@ -348,7 +401,7 @@ class Generator:
             max_length=given.max_new_tokens,
             beam=given.beam,
             length_penalty=given.length_penalty,
-            n_best=given.n,
+            n_best=given.n if plain else given.beam,
             forbidden=tuple(tuple(ids) for ids in job.forbidden),
             groups=given.beam_groups,
             diversity=given.diversity_penalty,
@@ -366,9 +419,8 @@ class Generator:
             reason, ids, scores = "stop", ids[: writing.kept], scores[: writing.kept]
         elif found.ended:
             reason = "end"
-        self._check(job, number, ids, reason)
         text = writing.finish()
-        return Generation(tuple(ids), text, scores, self._timings(job, number, -1), reason, found.score)
+        return Generation(tuple(ids), text, tuple(scores), self._timings(job, number, -1), reason, found.score)
 
     def _pieces(self, inputs: list[list[int]], asked: list[Sampling]) -> Iterator[Piece]:
         with _evaluating(self.model, self.draft):
@@ -391,11 +443,20 @@ class Generator:
         reason = new[-1].reason
         text = row.writing.take() if reason is None else row.writing.take() + row.writing.finish()
         if reason is not None:
-            self._check(job, number // repeat, [t.id for t in heard if t.reason != "end"], reason)
+            constraint, whole = job.constraints[number // repeat], [t.id for t in heard if t.reason != "end"]
+            if constraint is not None and reason != "end" and not constraint.complete(whole):
+                self._refuse(job, number // repeat, reason)
         ids = tuple(token.id for token in new if token.reason != "end")
         scores = tuple(token.log_prob for token in new)
         top = tuple(token.top for token in new) if row.settings.logprobs else ()
         return Piece(number, text, ids, scores, top, reason)
+
+
+def _seed(asked: Sampling) -> int:
+    """The seed of a request; a search among samples is the same each time, as every search is."""
+    if asked.seed is not None:
+        return asked.seed
+    return 0 if asked.method == "mbr" else secrets.randbits(63)
 
 
 def _by_row(tokens: Iterable[Token]) -> list[tuple[int, list[Token]]]:
@@ -409,8 +470,12 @@ def _alike(asked: Sequence[Sampling]) -> list[list[int]]:
     """Numbers of the requests that one way of decoding can serve together."""
     groups: dict[object, list[int]] = {}
     for number, one in enumerate(asked):
-        searches = (one.beam, one.beam_groups, one.diversity_penalty, one.length_penalty) if one.beam > 1 else ()
-        longest = one.max_new_tokens if one.beam > 1 or one.penalty_alpha else 0
+        searches: tuple[object, ...] = ()
+        if one.beam > 1 or one.method == "mbr":
+            searches = (one.beam, one.beam_groups, one.diversity_penalty, one.length_penalty, one.method)
+        if one.method == "mbr":
+            searches = (*searches, one.mbr_samples)
+        longest = one.max_new_tokens if searches or one.penalty_alpha else 0
         contrasts = (one.penalty_alpha, one.top_k) if one.penalty_alpha else ()
         alone = number if one.draft_tokens else None  # how far speculation gets in a step is each answer's own
         key = (searches, longest, contrasts, alone, one.n, one.best_of)

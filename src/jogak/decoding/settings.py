@@ -1,40 +1,15 @@
 """What may be asked of decoding: every setting with its range, and which of them exclude each other."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
+from jogak import config
 from jogak.errors import UserError, nearest
 
-INFINITY = float("inf")
-
-# The least and the most of each number. What is not said here is a text, or several.
-WHOLE = {
-    "max_new_tokens": (1, INFINITY),
-    "min_new_tokens": (0, INFINITY),
-    "top_k": (0, INFINITY),
-    "no_repeat_ngram_size": (0, INFINITY),
-    "logprobs": (0, 100),
-    "n": (1, 1024),
-    "best_of": (1, 1024),
-    "beam": (1, 1024),
-    "beam_groups": (1, 1024),
-    "draft_tokens": (0, 64),
-    "seed": (0, 2**63 - 1),
-}
-REAL = {
-    "temperature": (0.0, 100.0),
-    "top_p": (0.0, 1.0),
-    "min_p": (0.0, 1.0),
-    "typical_p": (0.0, 1.0),
-    "repetition_penalty": (0.01, 100.0),
-    "presence_penalty": (-100.0, 100.0),
-    "frequency_penalty": (-100.0, 100.0),
-    "diversity_penalty": (0.0, 100.0),
-    "length_penalty": (-100.0, 100.0),
-    "penalty_alpha": (0.0, 1.0),
-}
+# What a recipe's `decode` section calls otherwise; all else has one name everywhere.
+IN_RECIPES = {"max_new_tokens": "max_length", "min_new_tokens": "min_length", "n": "n_best"}
+_NUMBERS = [name for name in (*config.WHOLE, *config.REAL) if name not in IN_RECIPES.values()]
 CHANCE = ("top_k", "top_p", "min_p", "typical_p", "seed")  # one of these alone asks for sampling
 CONSTRAINTS = ("regex", "json_schema", "grammar")
 
@@ -50,8 +25,9 @@ class Sampling:
     into units; bad_ids: sequences of ids that none holds.
     seed: what chance is drawn from; None: a fresh one, told in the answer. logprobs: likeliest units told beside each.
     n: answers; best_of: of how many, the likeliest a unit.
-    beam, beam_groups, diversity_penalty, length_penalty: beam search (see search). penalty_alpha, with top_k
-    candidates: contrastive search. draft_tokens: units guessed ahead (see speculative).
+    beam, beam_groups, diversity_penalty, length_penalty: beam search (see search). method "mbr": minimum Bayes risk
+    among the answers of the beam and `mbr_samples` samples (see risk). penalty_alpha, with top_k candidates:
+    contrastive search. draft_tokens: units guessed ahead (see speculative).
     regex, json_schema, grammar: what the whole answer must be (see constrain).
 
     Raises: UserError that names a setting and its range, or two that exclude each other.
@@ -79,6 +55,8 @@ class Sampling:
     beam_groups: int = 1
     diversity_penalty: float = 0.0
     length_penalty: float = 0.6
+    method: Literal["auto", "mbr"] = "auto"
+    mbr_samples: int = 32
     penalty_alpha: float = 0.0
     draft_tokens: int = 0
     regex: str | None = None
@@ -86,10 +64,12 @@ class Sampling:
     grammar: str | None = None
 
     def __post_init__(self) -> None:
-        for name, (least, most) in {**WHOLE, **REAL}.items():
+        for name in (*IN_RECIPES, *_NUMBERS):
             value = getattr(self, name)
-            if value is not None:
-                _check_number(name, value, least, most, whole=name in WHOLE)
+            free = value is None and _DEFAULTS[name] is None
+            wrong = None if free else config.out_of_range(IN_RECIPES.get(name, name), value)
+            if wrong is not None:
+                raise UserError(f"{name} {wrong}, got {value!r}")
         self._check_texts()
         self._check_together()
 
@@ -98,6 +78,8 @@ class Sampling:
         """The temperature that is meant; 0: greedy."""
         if self.temperature is not None:
             return self.temperature
+        if self.method == "mbr":
+            return 1.0
         asked = self.penalty_alpha == 0 and any(getattr(self, name) != _DEFAULTS[name] for name in CHANCE)
         return 1.0 if asked or (self.beam == 1 and (self.best_of or self.n) > 1) else 0.0
 
@@ -106,6 +88,8 @@ class Sampling:
         return any(getattr(self, name) is not None for name in CONSTRAINTS)
 
     def _check_texts(self) -> None:
+        if self.method not in ("auto", "mbr"):
+            raise UserError(f"method must be auto or mbr, got {self.method!r}")
         for name in ("stop", "bad_words"):
             texts = getattr(self, name)
             texts = (texts,) if isinstance(texts, str) else tuple(texts)
@@ -130,14 +114,14 @@ class Sampling:
             )
         if self.best_of is not None and self.best_of < self.n:
             raise UserError(f"best_of ({self.best_of}) cannot be less than n ({self.n})")
-        if self.beam > 1:
+        if self.method == "mbr":
+            self._check_risk()
+        elif self.beam > 1:
             self._exclude("beam", ("temperature", "best_of", "penalty_alpha", "draft_tokens", "logprobs", *CHANCE))
             if self.n > self.beam:
                 raise UserError(f"n ({self.n}) cannot be more than beam ({self.beam}); raise beam")
-            if self.beam % self.beam_groups:
-                raise UserError(f"beam_groups ({self.beam_groups}) must divide beam ({self.beam})")
-        elif self.beam_groups > 1:
-            raise UserError(f"beam_groups ({self.beam_groups}) must divide beam, which is 1; raise beam")
+        if self.beam % self.beam_groups:
+            raise UserError(f"beam_groups ({self.beam_groups}) must divide beam ({self.beam})")
         if self.diversity_penalty and self.beam_groups == 1:
             raise UserError("diversity_penalty sets groups of beams apart; set beam_groups to at least 2")
         if self.penalty_alpha:
@@ -146,8 +130,17 @@ class Sampling:
                 raise UserError(
                     f"contrastive search chooses among top_k candidates; set top_k to 2 at least, got {self.top_k}"
                 )
-        if self.heat == 0 and self.beam == 1 and (self.best_of or self.n) > 1:
+        if self.method == "auto" and self.heat == 0 and self.beam == 1 and (self.best_of or self.n) > 1:
             raise UserError("several greedy answers would be one and the same; set temperature above 0, or beam")
+
+    def _check_risk(self) -> None:
+        self._exclude("method mbr", ("best_of", "penalty_alpha", "draft_tokens", "logprobs"))
+        if self.n > self.beam + self.mbr_samples:
+            raise UserError(
+                f"n ({self.n}) cannot be more than beam ({self.beam}) and mbr_samples ({self.mbr_samples}) together"
+            )
+        if self.temperature == 0 and self.mbr_samples:
+            raise UserError("samples at temperature 0 would be one and the same; raise it, or set mbr_samples to 0")
 
     def _exclude(self, name: str, others: tuple[str, ...]) -> None:
         for other in others:
@@ -172,16 +165,16 @@ def settings(given: Sampling | None = None, /, **changes: Any) -> Sampling:  # n
     return replace(given or Sampling(), **{n: v for n, v in changes.items() if v is not None})
 
 
-def names() -> tuple[str, ...]:
-    """Every setting there is."""
-    return tuple(_DEFAULTS)
+def in_recipe(name: str) -> str:
+    """What a recipe calls a setting."""
+    return IN_RECIPES.get(name, name)
 
 
-def _check_number(name: str, value: object, least: float, most: float, *, whole: bool) -> None:
-    kind = "a whole number" if whole else "a number"
-    range_ = f"at least {least:g}" if most == INFINITY else f"from {least:g} to {most:g}"
-    if most == 2**63 - 1:
-        range_ = "from 0 to 2^63 - 1"
-    fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not fits or not least <= value <= most or math.isnan(value):  # pyright: ignore[reportOperatorIssue, reportArgumentType]  # a number by now
-        raise UserError(f"{name} must be {kind} {range_}, got {value!r}")
+def of_recipe(decode: config.Decode) -> Sampling:
+    """The settings that a `decode` section stands for.
+
+    Raises: UserError for keys that do not fit together.
+    """
+    given = decode.model_dump(exclude={"batch"})
+    names = {ours: name for name, ours in IN_RECIPES.items()}
+    return Sampling(**{names.get(name, name): value for name, value in given.items()})

@@ -1,37 +1,12 @@
-"""Sampling and the other ways of decoding for tasks that write: what is asked for, and a predictor that does it."""
+"""Sampling and the other ways of decoding for tasks that write: a predictor for what plain search does not do."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from jogak import config
 from jogak.decoding.answers import Generation
 from jogak.decoding.generate import Generator
-from jogak.decoding.settings import CHANCE, Sampling, names, settings
+from jogak.decoding.settings import Sampling
 from jogak.errors import UserError
-from jogak.tasks._decode import decode_with
-
-
-def split(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of config.Decode, and those that only sampling has; what is None is left out."""
-    asked = {name: value for name, value in given.items() if value is not None}
-    ours = {name: asked.pop(name) for name in names() if name in asked and name not in config.Decode.model_fields}
-    return asked, ours
-
-
-def sampling(decode: config.Decode, asked: dict[str, Any], ours: dict[str, Any]) -> Sampling:
-    """What `asked` (of config.Decode) and `ours` ask for, the rest as the run says.
-
-    A run's own beam steps back where another way of decoding is asked for. Raises: UserError.
-    """
-    other = ("temperature", "best_of", "penalty_alpha", "draft_tokens", "logprobs", *CHANCE)
-    if any(name in ours for name in other) and "beam" not in asked:
-        decode = decode.model_copy(update={"beam": 1, "n_best": 1})
-    else:
-        decode = decode_with(decode, **{name: value for name, value in asked.items() if name == "beam"})
-    wanted = decode_with(decode, **{name: value for name, value in asked.items() if name not in ("beam", "n_best")})
-    given = {"n": asked.get("n_best", wanted.n_best), "beam": wanted.beam, "max_new_tokens": wanted.max_length}
-    return settings(None, **{**given, "length_penalty": wanted.length_penalty, **ours})
 
 
 @dataclass(frozen=True)
@@ -72,9 +47,9 @@ class Written:
 class Sampler:
     """Texts to answers by any way of decoding (see tasks.contract.Predictor)."""
 
-    def __init__(self, generator: Generator, asked: Sampling, batch: int, longest_source: int | None = None) -> None:
-        """batch: texts at once. longest_source: ids of a source that the model was trained for at most."""
-        self.generator, self.asked, self.batch, self.longest_source = generator, asked, batch, longest_source
+    def __init__(self, generator: Generator, asked: Sampling, batch: int, max_source: int | None = None) -> None:
+        """batch: texts at once. max_source: ids of a source that the model was trained for at most."""
+        self.generator, self.asked, self.batch, self.max_source = generator, asked, batch, max_source
         self.fills_catalogues = generator.reads_source
         self.name = "translation" if generator.reads_source else "continuation"
 
@@ -89,25 +64,24 @@ class Sampler:
 
         Raises: UserError for a text that is empty (where it is a source) or longer than the model takes.
         """
-        codec, found = self.generator.codec, list[list[Written]]()
+        codec, found = self.generator.codec, [list[Written]() for _ in texts]
         names_ = where or [f"text {number}" for number in range(1, len(texts) + 1)]
         for text, name in zip(texts, names_, strict=True):
             self._check(text, name)
-        for first in range(0, len(texts), self.batch):
-            some = texts[first : first + self.batch]
-            inputs = [self.generator.encode(text) for text in some]
-            slots = [codec.encode_source(text).slots if self.generator.reads_source else {} for text in some]
-            answers = self.generator.generate(inputs, self.asked, slots=slots, done=done)
-            found += [
-                [Written(a, tuple(codec.lost(a.ids, ours)), self.name) for a in given]
-                for given, ours in zip(answers, slots, strict=True)
-            ]
+        inputs = [self.generator.encode(text) for text in texts]
+        order = sorted(range(len(texts)), key=lambda number: len(inputs[number]))
+        for first in range(0, len(order), self.batch):
+            some = order[first : first + self.batch]
+            slots = [codec.encode_source(texts[n]).slots if self.generator.reads_source else {} for n in some]
+            answers = self.generator.generate([inputs[n] for n in some], self.asked, slots=slots, done=done)
+            for number, given, ours in zip(some, answers, slots, strict=True):
+                found[number] = [Written(a, tuple(codec.lost(a.ids, ours)), self.name) for a in given]
         return found
 
     def fits(self, text: str) -> bool:
         count = len(self.generator.encode(text))
         if self.generator.reads_source:
-            return self.longest_source is None or count - 1 <= self.longest_source
+            return self.max_source is None or count - 1 <= self.max_source
         longest = self.generator.longest
         return longest is None or count + self.asked.max_new_tokens <= longest
 

@@ -21,12 +21,12 @@ from jogak.data.windows import WindowLoader, read_windows
 from jogak.decoding.generate import Generator
 from jogak.decoding.prefix import PrefixCache
 from jogak.decoding.search import Hypothesis, Settings, search
+from jogak.decoding.settings import of_recipe
 from jogak.errors import UserError
 from jogak.mixers import EMPTY, Context
 from jogak.models import Decoder, EncoderDecoder
-from jogak.tasks import _generate
 from jogak.tasks._bits import Bits, measure
-from jogak.tasks._decode import decode_with
+from jogak.tasks._decode import decode_with, is_search
 from jogak.tasks._generate import Sampler
 from jogak.tasks._loss import token_loss
 from jogak.tasks._start import copy_weights
@@ -313,21 +313,19 @@ class TrainedLanguageModel:
         return self.recipe.data.text
 
     def predictor(self, **settings: Any) -> Writer | Sampler:  # noqa: ANN401  # texts and numbers
-        asked, ours = _generate.split(settings)
-        if ours:
-            return Sampler(
-                self.generator(), _generate.sampling(self.recipe.decode, asked, ours), self.recipe.decode.batch
-            )
-        return Writer(self.module, self.codec, decode_with(self.recipe.decode, **asked), places(self.recipe.model))
+        decode = decode_with(self.recipe.decode, **settings)
+        if is_search(decode):
+            return Writer(self.module, self.codec, decode, places(self.recipe.model))
+        return Sampler(self.generator(), of_recipe(decode), decode.batch)
 
     def generator(self, cache: PrefixCache | None = None, draft: Decoder | None = None) -> Generator:
         """The model ready to write by any way of decoding; see Generator for cache and draft."""
         return Generator(self.module, self.codec, longest=places(self.recipe.model), cache=cache, draft=draft)
 
-    def evaluate(self, data: Sequence[str] | None, progress: Progress, **settings: float | None) -> Bits:
+    def evaluate(self, data: Sequence[str] | None, progress: Progress, **settings: Any) -> Bits:  # noqa: ANN401
         """Bits per byte beside uniform, unigram and n-gram baselines that read the same training text."""
-        if settings.get("beam") is not None:
-            raise UserError("bits per byte are measured without a search; leave out --beam")
+        if asked := sorted(name for name, value in settings.items() if value is not None):
+            raise UserError(f"bits per byte are measured without decoding; leave out {', '.join(asked)}")
         given = self.recipe.data
         try:
             split = read_split(given)

@@ -23,10 +23,10 @@ from jogak.data.tokens import Limits, TokenStore
 from jogak.decoding.generate import Generator
 from jogak.decoding.prefix import PrefixCache
 from jogak.decoding.search import Hypothesis, Settings, search
+from jogak.decoding.settings import of_recipe
 from jogak.errors import UserError
 from jogak.models import EncoderDecoder
-from jogak.tasks import _generate
-from jogak.tasks._decode import decode_with
+from jogak.tasks._decode import decode_with, is_search
 from jogak.tasks._evaluation import Evaluation
 from jogak.tasks._evaluation import evaluate as measure
 from jogak.tasks._generate import Sampler
@@ -314,12 +314,10 @@ class TrainedTranslation:
         return self.recipe.data.source
 
     def predictor(self, **settings: Any) -> Translator | Sampler:  # noqa: ANN401  # texts and numbers
-        asked, ours = _generate.split(settings)
-        longest = self.recipe.data.max_length
-        if ours:
-            wanted = _generate.sampling(self.recipe.decode, asked, ours)
-            return Sampler(self.generator(), wanted, self.recipe.decode.batch, longest)
-        return Translator(self.module, self.codec, decode_with(self.recipe.decode, **asked), longest)
+        decode, longest = decode_with(self.recipe.decode, **settings), self.recipe.data.max_length
+        if is_search(decode):
+            return Translator(self.module, self.codec, decode, longest)
+        return Sampler(self.generator(), of_recipe(decode), decode.batch, longest)
 
     def generator(self, cache: PrefixCache | None = None, draft: EncoderDecoder | None = None) -> Generator:
         """The model ready to write by any way of decoding; see Generator for cache and draft."""
@@ -327,7 +325,7 @@ class TrainedTranslation:
         longest = given.max_length if given.position == "learned" else None
         return Generator(self.module, self.codec, longest=longest, cache=cache, draft=draft)
 
-    def evaluate(self, data: Sequence[str] | None, progress: Progress, **settings: float | None) -> Evaluation:
+    def evaluate(self, data: Sequence[str] | None, progress: Progress, **settings: Any) -> Evaluation:  # noqa: ANN401
         """chrF and BLEU beside copying the source and looking it up in the training pairs."""
         given = self.recipe.data
         try:
