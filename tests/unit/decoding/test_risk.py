@@ -12,23 +12,6 @@ from jogak.decoding.risk import chrf, expected, weights
 from tests.unit.decoding.writers import codec, translator
 
 WORDS = ["파일을", "열", "수", "없습니다", "저장", "the", "file", "was", "saved;", "aaa", "aa", "a", ",", ".", "%s"]
-    "파일을",
-    "열",
-    "수",
-    "없습니다",
-    "저장",
-    "the",
-    "file",
-    "was",
-    "saved;",
-    "open",
-    "aaa",
-    "aa",
-    "a",
-    ",",
-    ".",
-    "%s",
-]
 
 
 def test_utility_is_the_chrf_of_sacrebleu():
