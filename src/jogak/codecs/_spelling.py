@@ -3,7 +3,11 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -23,6 +27,15 @@ class Spelling:
         for number, placeholder in slots.items():
             pieces[number] = placeholder.encode()
         return Spelling(pieces, self.strips)
+
+    @cached_property
+    def table(self) -> NDArray[np.int16]:
+        """The bytes of each id, a row for each: [V L], 256 where there is none."""
+        longest = max((len(piece) for piece in self.pieces), default=0)
+        found = np.full((len(self.pieces), longest), 256, dtype=np.int16)
+        for number, piece in enumerate(self.pieces):
+            found[number, : len(piece)] = list(piece)
+        return found
 
     def written(self, ids: Sequence[int]) -> bytes:
         return b"".join(self.pieces[n] for n in ids if n < len(self.pieces))

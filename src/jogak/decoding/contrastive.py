@@ -28,7 +28,7 @@ def contrast(
     forbidden: Forbidden,
     end: int,
 ) -> Iterator[list[Token]]:
-    """The units of all rows, a step at a time. before: hidden [B T D] of the prompts, zeros where they are padded.
+    """The units of all rows, a step at a time. before: hidden [B T D] of the prompts.
 
     Every step runs the model on the K candidates of each row, and goes on from the state of the one that is chosen.
     """
@@ -40,12 +40,12 @@ def contrast(
     for step in range(settings.max_new_tokens):
         logits = forbidden(logits)
         k = min(settings.top_k, logits.shape[1])
-        scores = chain(logits, history, width) if chain else logits
+        scores = chain(logits, history, width, done) if chain else logits
         probability, units = scores.softmax(-1).topk(k, dim=-1)
         spread = torch.arange(len(rows), device=units.device).repeat_interleave(k)
         x, ahead = model.hidden(units.reshape(-1, 1), state.reorder(spread, spread), EMPTY)
         made = normalize(x[:, -1].float(), dim=-1).view(len(rows), k, -1)
-        same = (made @ past.transpose(1, 2)).amax(-1)
+        same = (made @ past.transpose(1, 2)).masked_fill((history < 0).unsqueeze(1), -torch.inf).amax(-1)
         value = ((1 - alpha) * probability - alpha * same).masked_fill(probability == 0, -torch.inf)
         best = value.argmax(-1)
         unit = units.gather(1, best.unsqueeze(1)).squeeze(1)

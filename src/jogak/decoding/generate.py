@@ -42,7 +42,7 @@ class _Job:
     sources: list[list[int]] | None
     start: Start
     context: Context
-    cached: int
+    cached: list[int]
     began: float
     ready: float
     spellings: list[Spelling]
@@ -102,7 +102,7 @@ class Generator:
         """
         wanted = self._wanted(inputs, asked, changes)
         found: list[list[Generation]] = [[] for _ in inputs]
-        for numbers in _alike(wanted):
+        for numbers in _alike(wanted, self._beginnings(inputs)):
             ours = None if slots is None else [slots[n] for n in numbers]
             answers = self._together([list(inputs[n]) for n in numbers], [wanted[n] for n in numbers], ours)
             done(len(numbers))
@@ -127,7 +127,7 @@ class Generator:
                     "beam, best_of and method mbr know no answer before the end, so that nothing can be streamed; "
                     "leave them out, or use generate"
                 )
-        if len(_alike(wanted)) > 1:
+        if len(_alike(wanted, [None] * len(wanted))) > 1:
             raise UserError("inputs that are streamed together need one way of decoding; stream them apart")
         return self._pieces([list(ids) for ids in inputs], wanted)
 
@@ -148,6 +148,10 @@ class Generator:
                 raise UserError(
                     f"input {number}: id {wrong} is not in the vocabulary, whose ids are below {self._width}"
                 )
+            if self.reads_source and self.longest is not None and len(ids) > self.longest:
+                raise UserError(
+                    f"input {number}: has {len(ids)} tokens, and the model has {self.longest} positions; shorten it"
+                )
             prompt = 1 if self.reads_source else len(ids)
             if self.longest is not None and prompt + one.max_new_tokens > self.longest:
                 raise UserError(
@@ -155,6 +159,13 @@ class Generator:
                     f"beyond the {self.longest} positions of the model; shorten it, or ask for fewer"
                 )
         return wanted
+
+    def _beginnings(self, inputs: Sequence[Ids]) -> list[tuple[int, ...] | None]:
+        """The first block of each prompt that the prefix cache may know: those that share it are read together."""
+        if self.cache is None or self.reads_source:
+            return [None] * len(inputs)
+        block = self.cache.block
+        return [tuple(ids[:block]) if len(ids) > block else None for ids in inputs]
 
     @property
     def _width(self) -> int:
@@ -167,7 +178,7 @@ class Generator:
     def _job(self, inputs: list[list[int]], asked: list[Sampling], slots: Sequence[Slots] | None = None) -> _Job:
         """Everything read, and nothing written yet."""
         began = perf_counter()
-        pad, context, cached, sources = self.codec.pad_id, EMPTY, 0, None
+        pad, context, cached, sources = self.codec.pad_id, EMPTY, [0] * len(inputs), None
         prompts = inputs
         if isinstance(self.model, EncoderDecoder):
             context, cached = read_sources(self.model, inputs, pad=pad, cache=self.cache, device=self._device)
@@ -184,7 +195,7 @@ class Generator:
             sources,
             start,
             context,
-            cached or known,
+            cached if self.reads_source else [known] * len(inputs),
             began,
             perf_counter(),
             [self.codec.spelling.with_slots(ours) for ours in slots],
@@ -244,11 +255,11 @@ class Generator:
 
     @torch.inference_mode()
     def _hidden(self, job: _Job) -> Tensor:
-        """What the model makes of each position of the prompts: [B T D], zeros where they are padded."""
+        """What the model makes of each position of the prompts: [B T D]."""
         ids = job.start.history
         mask = ids >= 0
         x, _ = self.model.hidden(ids.clamp(min=0), None, replace(job.context, mask=mask))
-        return x * mask.unsqueeze(-1)
+        return x
 
     def _speculate(self, job: _Job, number: int, row: Row) -> Iterator[list[Token]]:
         """One answer to the one prompt of the job."""
@@ -378,7 +389,7 @@ class Generator:
     def _timings(self, job: _Job, prompt: int, number: int) -> Timings:
         read_ = len((job.sources or job.prompts)[prompt])
         counts = job.counts[number].counts if number in job.counts else None
-        cached = min(read_, job.cached)
+        cached = job.cached[prompt]
         now = perf_counter()
         if counts is None:
             return Timings(job.ready - job.began, now - job.began, read_, cached)
@@ -466,8 +477,8 @@ def _by_row(tokens: Iterable[Token]) -> list[tuple[int, list[Token]]]:
     return list(rows.items())
 
 
-def _alike(asked: Sequence[Sampling]) -> list[list[int]]:
-    """Numbers of the requests that one way of decoding can serve together."""
+def _alike(asked: Sequence[Sampling], beginnings: Sequence[object]) -> list[list[int]]:
+    """Numbers of the requests that one way of decoding can serve together, and that begin alike."""
     groups: dict[object, list[int]] = {}
     for number, one in enumerate(asked):
         searches: tuple[object, ...] = ()
@@ -478,7 +489,7 @@ def _alike(asked: Sequence[Sampling]) -> list[list[int]]:
         longest = one.max_new_tokens if searches or one.penalty_alpha else 0
         contrasts = (one.penalty_alpha, one.top_k) if one.penalty_alpha else ()
         alone = number if one.draft_tokens else None  # how far speculation gets in a step is each answer's own
-        key = (searches, longest, contrasts, alone, one.n, one.best_of)
+        key = (searches, longest, contrasts, alone, one.n, one.best_of, beginnings[number])
         groups.setdefault(key, []).append(number)
     return list(groups.values())
 

@@ -220,22 +220,22 @@ def read_sources(
     pad: int,
     cache: PrefixCache | None = None,
     device: torch.device | None = None,
-) -> tuple[Source, int]:
-    """Encode the sources, and how many of their positions the cache had; what it had is not encoded again.
+) -> tuple[Source, list[int]]:
+    """Encode the sources, and how many positions of each the cache had; what it had is not encoded again.
 
     Where an encoder hands over states, sources that are asked for together are kept together, since the states of
     padded rows say how they were padded.
     """
     if cache is None:
-        return _encode(model, sources, pad, device), 0
+        return _encode(model, sources, pad, device), [0] * len(sources)
     if model.config.handover != "memory":
         together = [n for ids in sources for n in (*ids, SEPARATOR)]
         found = cache.source(together)
         if found is not None:
-            return found, sum(map(len, sources))
+            return found, [len(ids) for ids in sources]
         found = _encode(model, sources, pad, device)
         cache.put_source(together, found)
-        return found, 0
+        return found, [0] * len(sources)
     kept = {tuple(ids): cache.source(ids) for ids in sources}
     new = [ids for ids, one in kept.items() if one is None]
     if new:
@@ -246,7 +246,7 @@ def read_sources(
             kept[ids] = one
             cache.put_source(ids, one)
     rows = [memory for ids in sources if (one := kept[tuple(ids)]) is not None and (memory := one.memory) is not None]
-    return _joined(rows), sum(len(ids) for ids in sources if tuple(ids) not in new)
+    return _joined(rows), [0 if tuple(ids) in new else len(ids) for ids in sources]
 
 
 SEPARATOR = 2**32 - 1

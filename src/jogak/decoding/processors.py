@@ -82,12 +82,12 @@ def _ban(logits: Tensor, units: Tensor) -> Tensor:
     return logits.masked_fill(banned.scatter_(1, units, True)[:, :-1], OFF)
 
 
-def without(logits: Tensor, history: Tensor, start: int, bad: Sequence[Sequence[Sequence[int]]]) -> Tensor:
-    """-inf for a unit that would end one of the sequences `bad[row]` in the answer."""
+def without(logits: Tensor, history: Tensor, bad: Sequence[Sequence[Sequence[int]]]) -> Tensor:
+    """-inf for a unit that would end one of the sequences `bad[row]`, which may begin in the prompt."""
     banned: list[tuple[int, int]] = []
     for row, sequences in enumerate(bad):
         longest = max(map(len, sequences), default=1) - 1
-        tail = history[row, max(start, history.shape[1] - longest) :].tolist() if longest else []
+        tail = history[row, max(0, history.shape[1] - longest) :].tolist() if longest else []
         for sequence in sequences:
             if len(sequence) == 1 or tail[-len(sequence) + 1 :] == list(sequence[:-1]):
                 banned.append((row, sequence[-1]))
@@ -108,7 +108,7 @@ def ruled(logits: Tensor, history: Tensor, start: int, rules: Sequence[Sequence[
             continue
         answer = history[row, start:].tolist()
         for rule in ours:
-            allowed = rule.allowed(answer).to(logits.device)
+            allowed = rule.allowed(answer)[: logits.shape[1]].to(logits.device)
             logits[row, : len(allowed)].masked_fill_(~allowed, OFF)
             logits[row, len(allowed) :] = OFF
     return logits
@@ -280,12 +280,12 @@ class Chain:
         """The chain of `rows`; end: the end mark; rules: those of each row."""
         steps = _numbers(_NUMBERS, rows, device)
         if any(row.bad_ids for row in rows):
-            steps.append(Step("bad_ids", without, ([row.bad_ids for row in rows],)))
+            steps.append(Step("bad_ids", lambda l, h, s, bad: without(l, h, bad), ([row.bad_ids for row in rows],)))
         if any(row.min_new_tokens for row in rows):
             least = torch.tensor([row.min_new_tokens for row in rows], device=device)
             steps.append(Step("min_new_tokens", lambda l, h, s, n: not_yet(l, h.shape[1] - s, n, end), (least,)))
         if any(rules):
-            steps.append(Step("rules", ruled, (list(rules),)))
+            steps.append(Step(RULES, ruled, (list(rules),)))
         return cls(steps + _choice(rows, device))
 
     def __bool__(self) -> bool:
@@ -299,21 +299,24 @@ class Chain:
         """The chain of these rows."""
         return Chain([step.select(rows) for step in self.steps])
 
-    def __call__(self, logits: Tensor, history: Tensor, start: int) -> Tensor:
-        """logits [B V] of what follows history [B T].
+    def __call__(self, logits: Tensor, history: Tensor, start: int, done: Sequence[bool] = ()) -> Tensor:
+        """logits [B V] of what follows history [B T]; done: rows that have ended, for which anything will do.
 
         Raises: UserError where a row is left with nothing.
         """
         for step in self.steps:
-            logits = step.apply(logits, history, start, *step.values)
-            if step.name in MAY_EMPTY and bool((logits.amax(1) == OFF).any()):
-                raise UserError(
-                    f"{step.name} and what was forbidden before leave nothing that may come next; allow more"
-                )
+            before, logits = logits, step.apply(logits, history, start, *step.values)
+            if step.name in MAY_EMPTY and bool((empty := logits.amax(1) == OFF).any()):
+                if any(row >= len(done) or not done[row] for row in empty.nonzero().flatten().tolist()):
+                    raise UserError(
+                        f"{step.name} and what was forbidden before leave nothing that may come next; allow more"
+                    )
+                logits = torch.where(empty.unsqueeze(1), before, logits)
         return logits
 
 
-MAY_EMPTY = ("no_repeat_ngram_size", "bad_ids", "min_new_tokens", "rules")
+RULES = "bad_words or the constraint"
+MAY_EMPTY = ("no_repeat_ngram_size", "bad_ids", "min_new_tokens", RULES)
 
 
 def _numbers(

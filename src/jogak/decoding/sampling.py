@@ -131,7 +131,7 @@ def sample(
     told = any(row.settings.logprobs for row in rows)
     for step in range(longest):
         logits = forbidden(logits)
-        scores = chain(logits, history[:, : width + step], width) if chain else logits
+        scores = chain(logits, history[:, : width + step], width, done) if chain else logits
         unit = chance.choose(scores, step)
         log_probs = logits.gather(1, unit.unsqueeze(1)).squeeze(1) - logits.logsumexp(-1)
         top = _likeliest(logits, [rows[row] for row in alive]) if told else None

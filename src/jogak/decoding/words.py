@@ -21,10 +21,6 @@ class Words:
         self.spelling = spelling
         self.reach = max(len(word.encode()) for word in words) - 1  # bytes that a word may have begun before
         self.before = self._state(0, before)
-        longest = max((len(piece) for piece in spelling.pieces), default=0)
-        self.units = np.full((len(spelling.pieces), longest), 256, dtype=np.int64)  # 256: no byte
-        for number, piece in enumerate(spelling.pieces):
-            self.units[number, : len(piece)] = list(piece)
         self._known: dict[int, Tensor] = {}
 
     def allowed(self, answer: Sequence[int]) -> Tensor:
@@ -48,9 +44,10 @@ class Words:
 
     def _allowed(self, state: int) -> Tensor:
         """Every unit's bytes are walked through at once, a column at a time."""
-        states = np.full(len(self.units), state)
-        fits = np.ones(len(self.units), dtype=bool)
-        for column in self.units.T:
+        table = self.spelling.table
+        states = np.full(len(table), state)
+        fits = np.ones(len(table), dtype=bool)
+        for column in table.T:
             real = column < 256
             states = np.where(real, self.go[states, np.where(real, column, 0)], states)
             fits &= ~(real & self.ends[states])
