@@ -52,7 +52,8 @@ def spell(pieces: Sequence[str], silent: Sequence[int], description: Mapping[str
     """The spelling of a tokenizer that was read from a file; silent: ids that write nothing.
 
     Byte-level vocabularies (GPT-2), pieces with ▁ for a space and bytes as <0xEA> (SentencePiece), and WordPiece's ##
-    are undone as the tokenizer's own decoder does, up to the tidying of punctuation that some WordPiece decoders add.
+    are undone as the tokenizer's own decoder does, up to the tidying of punctuation that some WordPiece decoders add
+    and how many U+FFFD stand for bytes that are no character.
     """
     decoder = description["decoder"] or {}
     kinds = {step["type"] for step in (decoder, *decoder.get("decoders", []))}
@@ -69,6 +70,9 @@ def spell(pieces: Sequence[str], silent: Sequence[int], description: Mapping[str
         if "WordPiece" in kinds:
             prefix = decoder.get("prefix", "##")
             return piece.removeprefix(prefix).encode() if piece.startswith(prefix) else f" {piece}".encode()
+        if "BPEDecoder" in kinds:
+            suffix = decoder.get("suffix", "</w>")
+            return f"{piece.removesuffix(suffix)} ".encode() if piece.endswith(suffix) else piece.encode()
         if "ByteFallback" in kinds and (byte := BYTE.fullmatch(piece)):
             return bytes([int(byte[1], 16)])
         return piece.replace("▁", " ").encode() if kinds & {"Metaspace", "Replace"} else piece.encode()
