@@ -74,9 +74,14 @@ def _matcher(tokenizer: "LLTokenizer", name: str, grammar: Mapping[str, Any]) ->
 
     matcher = LLMatcher(tokenizer, json.dumps(grammar), log_level=0)
     if matcher.is_error():
-        reason = " ".join(matcher.get_error().split("\n   1 |")[0].split())
-        raise UserError(f"{name} cannot be used: {reason or 'unknown reason'}")
+        raise UserError(f"{name} cannot be used: {_reason(matcher)}")
     return matcher
+
+
+def _reason(matcher: "LLMatcher") -> str:
+    """What a matcher says of its error, without its state and the grammar's lines."""
+    told = matcher.get_error().split("\n<state>")[0].split("\n   1 |")[0]
+    return " ".join(told.split()) or "unknown reason"
 
 
 def _grammar(given: Sampling) -> tuple[str, dict[str, Any]]:
@@ -117,22 +122,24 @@ class Constraint:
         self._seen: list[int] = []
 
     def allowed(self, answer: Sequence[int]) -> Tensor:
-        """bool [V]: units after which the answer can still become what it must be; the end mark where it is."""
-        if self.end in answer:
-            return torch.tensor([True]).expand(self.end + 1)  # it has ended: whatever comes is not read
-        self._follow(answer)
+        """bool [V]: units after which the answer can still become what it must be; the end mark where it is. None of
+        them where it cannot any more."""
+        if not self._follow(answer):
+            return torch.zeros(self.end + 1, dtype=torch.bool)
         packed = torch.frombuffer(bytearray(self.matcher.compute_bitmask()), dtype=torch.uint8)
         bits = (packed.unsqueeze(1) >> torch.arange(8, dtype=torch.uint8)) & 1
         if self.matcher.is_error():
-            raise UserError(f"{self.name} cannot be followed any further: {self.matcher.get_error()}")
+            raise UserError(f"{self.name} cannot be followed any further: {_reason(self.matcher)}")
         return bits.flatten().bool()
 
     def complete(self, answer: Sequence[int]) -> bool:
         """Whether the answer is what it must be, as it stands."""
-        self._follow(answer)
-        return self.matcher.is_accepting()
+        return self._follow(answer) and self.matcher.is_accepting()
 
-    def _follow(self, answer: Sequence[int]) -> None:
+    def _follow(self, answer: Sequence[int]) -> bool:
+        """Go to where the answer stands; whether that can be reached."""
+        if self.end in answer:
+            return False
         same = 0
         for ours, theirs in zip(self._seen, answer, strict=False):
             if ours != theirs:
@@ -141,7 +148,7 @@ class Constraint:
         if same < len(self._seen):
             self.matcher.rollback(len(self._seen) - same)
             del self._seen[same:]
-        for unit in answer[same:]:
-            if not self.matcher.consume_token(unit):
-                raise UserError(f"{self.name} does not allow unit {unit} here: {self.matcher.get_error()}")
-            self._seen.append(unit)
+        new = list(answer[same:])
+        count = self.matcher.try_consume_tokens(new) if new else 0
+        self._seen += new[:count]
+        return count == len(new)

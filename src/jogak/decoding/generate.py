@@ -273,7 +273,7 @@ class Generator:
                 assert isinstance(self.draft, EncoderDecoder)
                 context, _ = read_sources(self.draft, job.sources, pad=self.codec.pad_id, device=self._device)
             start, _ = read(self.draft, job.prompts, context, pad=self.codec.pad_id, device=self._device)
-            guesser = Draft(self.draft, start, row, chain, forbidden)
+            guesser = Draft(self.draft, start, row, chain, forbidden, self.codec.eos_id)
         job.counts[number] = run = Speculation(
             self.model, job.start, row, chain, forbidden, self.codec.eos_id, guesser, number
         )

@@ -198,7 +198,8 @@ class _Beams:
         sentences = [search // self.settings.groups for search in self.searches for _ in range(self.beams)]
         logits = self.forbidden(self.logits, torch.tensor(sentences, device=self.device))
         if self.settings.chain:
-            logits = self.settings.chain.select(sentences)(logits, self.history, self.prompt)
+            lost = (self.scores.flatten() == -torch.inf).tolist()
+            logits = self.settings.chain.select(sentences)(logits, self.history, self.prompt, lost)
         return logits.log_softmax(-1).view(len(self.searches), self.beams, -1)
 
     def _candidates(

@@ -68,10 +68,10 @@ class Lookup:
 
 
 class Draft:
-    """Units of a smaller model with the same vocabulary, drawn (or taken) as the large one's are."""
+    """Units of a smaller model with the same vocabulary, drawn (or taken) as the large one's are, up to the end mark."""
 
-    def __init__(self, model: Generates, start: Start, row: Row, chain: Chain, forbidden: Forbidden) -> None:
-        self.model, self.row, self.chain, self.forbidden = model, row, chain, forbidden
+    def __init__(self, model: Generates, start: Start, row: Row, chain: Chain, forbidden: Forbidden, end: int) -> None:
+        self.model, self.row, self.chain, self.forbidden, self.end = model, row, chain, forbidden, end
         self.history, self.width = start.history, start.history.shape[1]
         self._read_to = 0  # units of the answer that are behind us for good
         self._after: list[tuple[ModelState, Tensor]] = [(start.state, start.logits)]  # after them and each unit ahead
@@ -94,6 +94,8 @@ class Draft:
                 unit = int(draw(scores, u.to(scores.device)))
                 masses.append(scores.softmax(-1)[0])
             ids.append(unit)
+            if unit == self.end:
+                break
             if number + 1 < count:
                 self._read(unit)
         return Guess(ids, torch.stack(masses) if masses else None)

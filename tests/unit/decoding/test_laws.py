@@ -6,22 +6,11 @@ import torch
 from jogak.decoding.generate import Generator
 from jogak.decoding.prefix import PrefixCache
 from tests.laws.forms import looks_back, registered
-from tests.unit.decoding.writers import codec, decoder, translator
-
-# One form of every registered mixer that a decoder can have, and two more ways in which attention keeps its state.
-FORMS = {form.name.split("-")[0]: form for form in reversed(registered()) if looks_back(form)}
-EXTRA = ("attention-window-rotary-gqa", "attention-alibi", "ttt-plain")
-CHOSEN = [*FORMS.values(), *(form for form in registered() if form.name in EXTRA)]
-OVER = pytest.mark.parametrize("form", CHOSEN, ids=[form.name for form in CHOSEN])
+from tests.unit.decoding.writers import OVER, PATTERNS, codec, decoder, translator
 
 
-def mixer_of(form):
-    options = {name: value for name, value in form.options.items() if name != "causal"}
-    return {"name": form.name.split("-")[0], **options}
-
-
-def generator(form, **settings):
-    return Generator(decoder(mixer_of(form)), codec(), **settings)
+def generator(pattern, **settings):
+    return Generator(decoder(pattern), codec(), **settings)
 
 
 PROMPT = codec().encode("저장 저장 save save 저장 저장 save")
@@ -35,13 +24,13 @@ def ids(found):
 def test_every_causal_mixer_is_here():
     from jogak import mixers
 
-    causal = {name for name in mixers.names() if name in {f.name.split("-")[0] for f in registered() if looks_back(f)}}
-    assert {form.name.split("-")[0] for form in CHOSEN} == causal
+    known = {form.name.split("-")[0] for form in registered() if looks_back(form)}
+    assert {name.split("-")[0] for name in PATTERNS if "+" not in name} == known & set(mixers.names())
 
 
 @OVER
-def test_greedy_speculation_is_greedy(form):
-    plain = generator(form)
+def test_greedy_speculation_is_greedy(pattern):
+    plain = generator(pattern)
     expected = plain.generate([PROMPT], max_new_tokens=24)
     assert ids(plain.generate([PROMPT], max_new_tokens=24, draft_tokens=4)) == ids(expected)
     good = Generator(plain.model, codec(), draft=plain.model).generate([PROMPT], max_new_tokens=24, draft_tokens=3)
@@ -56,9 +45,9 @@ def test_greedy_speculation_is_greedy(form):
 
 
 @OVER
-def test_a_prefix_cache_changes_nothing(form):
+def test_a_prefix_cache_changes_nothing(pattern):
     cache = PrefixCache(block=8)
-    plain, cached = generator(form), generator(form, cache=cache)
+    plain, cached = generator(pattern), generator(pattern, cache=cache)
     first = cached.generate([PROMPT], max_new_tokens=12)
     assert cache.report.misses == 1
     again = cached.generate([PROMPT], max_new_tokens=12)
@@ -72,12 +61,28 @@ def test_a_prefix_cache_changes_nothing(form):
 
 
 @OVER
-def test_who_shares_the_batch_changes_nothing(form):
-    made = generator(form)
+def test_who_shares_the_batch_changes_nothing(pattern):
+    made = generator(pattern)
     settings = {"max_new_tokens": 10, "temperature": 0.9, "top_p": 0.9, "seed": 7, "repetition_penalty": 1.2}
     together = made.generate([PROMPT, OTHER, PROMPT[:3]], **settings)
     for prompt, answers in zip([PROMPT, OTHER, PROMPT[:3]], together, strict=True):
         assert ids(made.generate([prompt], **settings))[0] == [answers[0].ids]
+
+
+@OVER
+def test_decoders_that_read_a_source_keep_the_same_laws(pattern):
+    """Speculation, the cache of sources and the batch, with every mixer in the decoder."""
+    model, cache = translator(pattern), PrefixCache()
+    plain, cached = Generator(model, codec()), Generator(model, codec(), cache=cache)
+    sources = [PROMPT, OTHER, PROMPT[:5]]
+    expected = ids(plain.generate(sources, max_new_tokens=12))
+    assert [ids(plain.generate([source], max_new_tokens=12))[0] for source in sources] == expected
+    assert ids(plain.generate(sources, max_new_tokens=12, draft_tokens=3)) == expected
+    draft = Generator(model, codec(), draft=translator(seed=3))
+    assert ids(draft.generate(sources, max_new_tokens=12, draft_tokens=2)) == expected
+    for _ in range(2):
+        assert ids(cached.generate(sources, max_new_tokens=12)) == expected
+    assert (cache.report.hits, cache.report.misses) == (3, 3)
 
 
 @pytest.mark.parametrize("cross", ["attention", "additive", "dot"])
@@ -141,7 +146,7 @@ def test_speculation_draws_from_the_same_distribution(guesser):
     table[0] += (plain * places).sum(1).bincount(minlength=vocabulary**3)
     for seed in range(count):
         row = Row(given, 10_000 + seed)
-        guess = Draft(draft, other, row, chain, none) if guesser == "model" else Lookup(prompt)
+        guess = Draft(draft, other, row, chain, none, 99) if guesser == "model" else Lookup(prompt)
         run = Speculation(model, start, row, chain, none, 99, guess)
         units = [token.id for tokens in run.run() for token in tokens]
         table[1, int((torch.tensor(units) * places).sum())] += 1

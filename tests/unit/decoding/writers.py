@@ -2,12 +2,14 @@
 
 from functools import cache
 
+import pytest
 import torch
 
 from jogak import config, models
 from jogak.codecs.text import TextCodec
 from jogak.config import Codec
 from jogak.decoding.generate import Generator
+from tests.laws.forms import looks_back, registered
 
 TEXTS = [
     "파일을 저장했습니다. 다시 열어 보세요.",
@@ -21,7 +23,30 @@ def codec(kind: str = "bytes") -> TextCodec:
     return TextCodec.train(TEXTS, Codec(kind=kind, vocab_size=400))  # pyright: ignore[reportArgumentType]  # one of the kinds
 
 
-def decoder(mixer: dict | str = "attention", seed: int = 0, width: int = 32, depth: int = 2, vocab: int | None = None):
+# One form of every registered mixer that a decoder can have, two more ways in which attention keeps its state, and
+# stacks of two kinds of state.
+_FORMS = {form.name.split("-")[0]: form for form in reversed(registered()) if looks_back(form)}
+_EXTRA = ("attention-window-rotary-gqa", "attention-alibi", "ttt-plain")
+
+
+def _mixer_of(form):
+    options = {name: value for name, value in form.options.items() if name != "causal"}
+    return {"name": form.name.split("-")[0], **options}
+
+
+PATTERNS = {form.name: [_mixer_of(form)] for form in _FORMS.values()}
+PATTERNS |= {form.name: [_mixer_of(form)] for form in registered() if form.name in _EXTRA}
+PATTERNS |= {
+    "mamba+attention": [_mixer_of(_FORMS["mamba"]), "attention"],
+    "rglru+window": [_mixer_of(_FORMS["rglru"]), {"name": "attention", "window": 4}],
+    "retention+gru": [_mixer_of(_FORMS["retention"]), "gru"],
+}
+OVER = pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
+
+
+def decoder(
+    mixer: list | dict | str = "attention", seed: int = 0, width: int = 32, depth: int = 2, vocab: int | None = None
+):
     """A decoder far from uniform, so that choices matter."""
     given = config.Model.model_validate(
         {
@@ -29,14 +54,15 @@ def decoder(mixer: dict | str = "attention", seed: int = 0, width: int = 32, dep
             "width": width,
             "position": "none",
             "tie": "none",
-            "decoder": {"depth": depth, "pattern": [mixer], "placement": "pre", "feedforward": {"width": 2 * width}},
+            "decoder": {"depth": depth, "pattern": mixer, "placement": "pre", "feedforward": {"width": 2 * width}},
         }
     )
     return _loud(given, seed, vocab)
 
 
-def translator(mixer: dict | str = "attention", cross: str = "attention", seed: int = 0, **changes):
-    side = {"depth": 1, "pattern": [mixer], "placement": "pre", "feedforward": {"width": 64}}
+def translator(mixer: list | dict | str = "attention", cross: str = "attention", seed: int = 0, **changes):
+    depth = len(mixer) if isinstance(mixer, list) else 1
+    side = {"depth": depth, "pattern": mixer, "placement": "pre", "feedforward": {"width": 64}}
     given = config.Model.model_validate(
         {"width": 32, "tie": "none", "encoder": {"depth": 1}, "decoder": {**side, "cross": cross}, **changes}
     )
@@ -54,5 +80,5 @@ def _loud(given: config.Model, seed: int, vocab: int | None):
     return model
 
 
-def writer(mixer: dict | str = "attention", **settings) -> Generator:
+def writer(mixer: list | dict | str = "attention", **settings) -> Generator:
     return Generator(decoder(mixer), codec(), **settings)
