@@ -68,7 +68,7 @@ class Lookup:
 
 
 class Draft:
-    """Units of a smaller model with the same vocabulary, drawn (or taken) as the large one's are, up to the end mark."""
+    """Units of a smaller model with the same vocabulary, drawn or taken as the large one does, up to the end mark."""
 
     def __init__(self, model: Generates, start: Start, row: Row, chain: Chain, forbidden: Forbidden, end: int) -> None:
         self.model, self.row, self.chain, self.forbidden, self.end = model, row, chain, forbidden, end
