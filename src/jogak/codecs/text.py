@@ -257,9 +257,13 @@ class TextCodec:
             return [self.decode(ids) for ids in batch]
         return [self.decode(ids, ours) for ids, ours in zip(batch, slots, strict=True)]
 
-    @cached_property
+    @property
     def spelling(self) -> Spelling:
         """The bytes that each id writes, for text that is cut, searched or streamed while it comes."""
+        return self._spelling
+
+    @cached_property
+    def _spelling(self) -> Spelling:
         if self._own:
             return Spelling(self._bytes, self._prefix)
         return spell(self._pieces, sorted(self._reserved), self._description)

@@ -1,8 +1,36 @@
-"""What decoding gives back: a whole answer, or one piece of it while it comes."""
+"""What decoding gives back: a whole answer, or one piece of it while it comes; and what it asks of a codec."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+from jogak.codecs.text import Encoded, Slots, Spelling
 from jogak.decoding.sampling import Reason
+
+
+class Codec(Protocol):
+    """What decoding asks of a codec; see codecs.text.TextCodec. bos_id: what a prompt, or an answer to a source,
+    begins with."""
+
+    @property
+    def pad_id(self) -> int: ...
+
+    @property
+    def bos_id(self) -> int: ...
+
+    @property
+    def eos_id(self) -> int: ...
+
+    @property
+    def spelling(self) -> Spelling: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def encode_source(self, text: str) -> Encoded: ...
+
+    def forbidden(self, slots: Slots) -> list[int]: ...
+
+    def lost(self, ids: Sequence[int], slots: Slots) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -25,7 +53,7 @@ class Generation:
     each, and of the end mark where there is one (what beam search ranked it by; else the model's own).
 
     reason: "end", "stop" or "length". score: what answers are ranked by. top: for each of scores the likeliest units
-    there with their log-probabilities. seed: what gives the same answer again.
+    there with their log-probabilities. seed: what gives the same answer again. end: the mark that ended it.
     """
 
     ids: tuple[int, ...]
@@ -36,6 +64,7 @@ class Generation:
     score: float
     seed: int | None = None
     top: tuple[tuple[tuple[int, float], ...], ...] = ()
+    end: int | None = None
 
     @property
     def log_prob(self) -> float:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from jogak.codecs.text import TextCodec
+from jogak.decoding.answers import Codec
 from jogak.decoding.settings import Sampling
 from jogak.errors import UserError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class _Units:
     """A codec as llguidance asks for it."""
 
-    def __init__(self, codec: TextCodec) -> None:
+    def __init__(self, codec: Codec) -> None:
         pieces = codec.spelling.pieces
         self.eos_token_id, self.bos_token_id = codec.eos_id, codec.bos_id
         self.special_token_ids = [n for n, piece in enumerate(pieces) if not piece or n == codec.eos_id]
@@ -41,7 +41,7 @@ class _Units:
 class Constraints:
     """What makes constraints for the answers of one codec; the work for its vocabulary is done once."""
 
-    def __init__(self, codec: TextCodec) -> None:
+    def __init__(self, codec: Codec) -> None:
         self.codec = codec
 
     @cached_property

@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from jogak.codecs.text import Slots, Spelling, TextCodec, nfc
+from jogak.codecs.text import Slots, Spelling, nfc
 from jogak.decoding import risk, search
-from jogak.decoding.answers import Generation, Piece, Timings
+from jogak.decoding.answers import Codec, Generation, Piece, Timings
 from jogak.decoding.constrain import Constraint, Constraints
 from jogak.decoding.contrastive import contrast
 from jogak.decoding.prefix import PrefixCache, read, read_sources
@@ -56,19 +56,22 @@ class Generator:
     """A model and its codec, ready to write. longest: positions that the model has places for; None: any number.
 
     cache: prompts (or sources) that begin alike are read once. draft: a smaller model of the same vocabulary, whose
-    guesses `draft_tokens` asks for; without one they are looked up in the text so far.
+    guesses `draft_tokens` asks for; without one they are looked up in the text so far. ends: units that end an answer
+    besides the codec's end mark.
     """
 
     def __init__(
         self,
         model: Decoder,
-        codec: TextCodec,
+        codec: Codec,
         *,
         longest: int | None = None,
         cache: PrefixCache | None = None,
         draft: Decoder | None = None,
+        ends: Sequence[int] = (),
     ) -> None:
         self.model, self.codec, self.longest, self.cache, self.draft = model, codec, longest, cache, draft
+        self.ends = frozenset(ends) - {codec.eos_id}
         self.constraints = Constraints(codec)
         if draft is not None:
             _check_draft(model, draft)
@@ -219,7 +222,9 @@ class Generator:
         numbers = [number for number in range(len(job.prompts)) for _ in range(repeat)]
         rules = [self._rules(job, number) for number in range(len(job.prompts))]
         asked = [job.asked[number] for number in numbers]
-        return Chain.of(asked, self.codec.eos_id, self._device, rules=[rules[number] for number in numbers])
+        return Chain.of(
+            asked, [self.codec.eos_id, *self.ends], self._device, rules=[rules[number] for number in numbers]
+        )
 
     def _forbidden(self, job: _Job, repeat: int = 1) -> Forbidden:
         return Forbidden([ids for ids in job.forbidden for _ in range(repeat)], self._device)
@@ -231,7 +236,7 @@ class Generator:
     def _rows(self, job: _Job, repeat: int, *, follow: bool, first: int = 0) -> list[Row]:
         """A row for each answer; follow: whether somebody reads its text while it comes."""
         return [
-            Row(one, seed, first + choice, self._writing(job, number) if follow or one.stop else None)
+            Row(one, seed, first + choice, self._writing(job, number) if follow or one.stop else None, self.ends)
             for number, (one, seed) in enumerate(zip(job.asked, job.seeds, strict=True))
             for choice in range(repeat)
         ]
@@ -363,6 +368,7 @@ class Generator:
             sum(scores) / max(1, len(scores)),
             job.seeds[prompt] if row.settings.heat else None,
             tuple(token.top for token in told) if row.settings.logprobs else (),
+            told[-1].id if reason == "end" else None,
         )
 
     def _is_complete(self, job: _Job, prompt: int, one: Generation) -> bool:
@@ -409,6 +415,7 @@ class Generator:
 
         wanted = search.Settings(
             end=self.codec.eos_id,
+            ends=tuple(self.ends),
             max_length=given.max_new_tokens,
             beam=given.beam,
             length_penalty=given.length_penalty,
@@ -431,7 +438,8 @@ class Generator:
         elif found.ended:
             reason = "end"
         text = writing.finish()
-        return Generation(tuple(ids), text, tuple(scores), self._timings(job, number, -1), reason, found.score)
+        end = self.codec.eos_id if reason == "end" and not self.ends else None
+        return Generation(tuple(ids), text, tuple(scores), self._timings(job, number, -1), reason, found.score, end=end)
 
     def _pieces(self, inputs: list[list[int]], asked: list[Sampling]) -> Iterator[Piece]:
         with _evaluating(self.model, self.draft):

@@ -94,10 +94,10 @@ def without(logits: Tensor, history: Tensor, bad: Sequence[Sequence[Sequence[int
     return _put_off(logits, banned)
 
 
-def not_yet(logits: Tensor, length: int, least: Tensor, end: int) -> Tensor:
-    """-inf for the end mark in rows whose answer has fewer than `least` [B] units; length: those it has."""
-    early = (least > length).unsqueeze(1)
-    return torch.cat([logits[:, :end], logits[:, end : end + 1].masked_fill(early, OFF), logits[:, end + 1 :]], dim=1)
+def not_yet(logits: Tensor, length: int, least: Tensor, ends: Sequence[int]) -> Tensor:
+    """-inf for the end marks in rows whose answer has fewer than `least` [B] units; length: those it has."""
+    early = [row for row, few in enumerate((least > length).tolist()) if few]
+    return _put_off(logits, [(row, end) for row in early for end in ends])
 
 
 def ruled(logits: Tensor, history: Tensor, start: int, rules: Sequence[Sequence[Rule]]) -> Tensor:
@@ -273,17 +273,18 @@ class Chain:
     def of(
         cls,
         rows: Sequence[Sampling],
-        end: int,
+        ends: int | Sequence[int],
         device: torch.device,
         rules: Sequence[Sequence[Rule]] = (),
     ) -> "Chain":
-        """The chain of `rows`; end: the end mark; rules: those of each row."""
+        """The chain of `rows`; ends: the end mark, or several; rules: those of each row."""
+        ends = (ends,) if isinstance(ends, int) else tuple(ends)
         steps = _numbers(_NUMBERS, rows, device)
         if any(row.bad_ids for row in rows):
             steps.append(Step("bad_ids", lambda l, h, s, bad: without(l, h, bad), ([row.bad_ids for row in rows],)))
         if any(row.min_new_tokens for row in rows):
             least = torch.tensor([row.min_new_tokens for row in rows], device=device)
-            steps.append(Step("min_new_tokens", lambda l, h, s, n: not_yet(l, h.shape[1] - s, n, end), (least,)))
+            steps.append(Step("min_new_tokens", lambda l, h, s, n: not_yet(l, h.shape[1] - s, n, ends), (least,)))
         if any(rules):
             steps.append(Step(RULES, ruled, (list(rules),)))
         return cls(steps + _choice(rows, device))

@@ -55,12 +55,13 @@ class Start:
 @dataclass
 class Row:
     """One answer in the making. choice: which of several answers of one request it is; writing: its text, where
-    somebody follows it or a stop text may end it."""
+    somebody follows it or a stop text may end it; ends: units that end it besides the end mark."""
 
     settings: Sampling
     seed: int = 0
     choice: int = 0
     writing: Writing | None = None
+    ends: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def sample(
 
 def why(row: Row, unit: int, end: int, length: int) -> Reason | None:
     """Why the answer of `row` ends with `unit`, its `length`-th; None: it does not."""
-    if unit == end:
+    if unit == end or unit in row.ends:
         return "end"
     if row.writing is not None and row.writing.feed(unit):
         return "stop"

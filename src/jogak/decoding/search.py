@@ -46,7 +46,7 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Settings:
-    """end: the unit that ends an answer. max_length: units at most, the end mark included.
+    """end: the unit that ends an answer; ends: others that do. max_length: units at most, the end mark included.
 
     beam: answers kept in search (1: greedy), in `groups` groups of which each loses `diversity` for every beam of
     an earlier group that takes the same unit. length_penalty: alpha in score = log_prob / ((5 + length) / 6)^alpha
@@ -60,6 +60,7 @@ class Settings:
     length_penalty: float = 0.6
     n_best: int = 1
     by_length: bool = False
+    ends: tuple[int, ...] = ()
 
     # For each sentence, units that its answer never holds.
     forbidden: tuple[tuple[int, ...], ...] | None = None
@@ -85,7 +86,7 @@ class Settings:
 @torch.inference_mode()
 def search(model: Decodes, prompt: Tensor, context: Context, settings: Settings) -> list[list[Hypothesis]]:
     """The best answers to each prompt [M P], best first; context.memory [M S D] where the model reads one."""
-    if settings.beam == 1 and settings.chain is None and settings.stops is None:
+    if settings.beam == 1 and settings.chain is None and settings.stops is None and not settings.ends:
         return [[h] for h in _greedy(model, prompt, context, settings)]
     logits, state = model.decode(prompt, None, context)
     return beams(model, Start(logits[:, -1], state, prompt), settings)
@@ -147,6 +148,7 @@ class _Beams:
         self.history, self.prompt = start.history, start.history.shape[1]  # prompt and units of each row
         self.steps = torch.empty(count, 0, device=self.device)  # log-probability of each unit
         self.scores = torch.zeros(count, 1, device=self.device)
+        self.ends = torch.tensor([settings.end, *settings.ends], device=self.device)
 
     @property
     def beams(self) -> int:
@@ -177,7 +179,7 @@ class _Beams:
         else:
             values, steps, flat = self._diverse(log_probs)
         parent, unit = flat // log_probs.shape[-1], flat % log_probs.shape[-1]
-        is_end = unit == self.settings.end
+        is_end = torch.isin(unit, self.ends)
         self._put_aside(values, steps, parent, is_end, length)
         order = self._going(unit)
         self.scores = values.gather(1, order).masked_fill(is_end.gather(1, order), -torch.inf)
@@ -191,7 +193,7 @@ class _Beams:
 
     def _going(self, unit: Tensor) -> Tensor:
         """Which W of 2 W candidates go on: at most W end, since each beam ends in one way, and the first others do."""
-        return (unit == self.settings.end).to(torch.int8).argsort(dim=1, stable=True)[:, : self.wanted]
+        return torch.isin(unit, self.ends).to(torch.int8).argsort(dim=1, stable=True)[:, : self.wanted]
 
     def _log_probs(self) -> Tensor:
         """Log-probabilities of every row's next unit: [M W V]."""
