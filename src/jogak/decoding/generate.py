@@ -57,7 +57,7 @@ class Generator:
 
     cache: prompts (or sources) that begin alike are read once. draft: a smaller model of the same vocabulary, whose
     guesses `draft_tokens` asks for; without one they are looked up in the text so far. ends: units that end an answer
-    besides the codec's end mark.
+    besides the codec's end mark. by_length: what length_penalty means, as in search.Settings.
     """
 
     def __init__(
@@ -69,9 +69,10 @@ class Generator:
         cache: PrefixCache | None = None,
         draft: Decoder | None = None,
         ends: Sequence[int] = (),
+        by_length: bool = False,
     ) -> None:
         self.model, self.codec, self.longest, self.cache, self.draft = model, codec, longest, cache, draft
-        self.ends = frozenset(ends) - {codec.eos_id}
+        self.ends, self.by_length = frozenset(ends) - {codec.eos_id}, by_length
         self.constraints = Constraints(codec)
         if draft is not None:
             _check_draft(model, draft)
@@ -419,6 +420,7 @@ class Generator:
             max_length=given.max_new_tokens,
             beam=given.beam,
             length_penalty=given.length_penalty,
+            by_length=self.by_length,
             n_best=given.n if plain else given.beam,
             forbidden=tuple(tuple(ids) for ids in job.forbidden),
             groups=given.beam_groups,
@@ -438,7 +440,7 @@ class Generator:
         elif found.ended:
             reason = "end"
         text = writing.finish()
-        end = self.codec.eos_id if reason == "end" and not self.ends else None
+        end = found.end if reason == "end" else None
         return Generation(tuple(ids), text, tuple(scores), self._timings(job, number, -1), reason, found.score, end=end)
 
     def _pieces(self, inputs: list[list[int]], asked: list[Sampling]) -> Iterator[Piece]:

@@ -35,13 +35,14 @@ class Decodes(Protocol):
 class Hypothesis:
     """One answer: its units without the prompt and the end mark; log_prob is their sum (the end mark's included)
     and score what answers are ranked by; ended is False where max_length cut it. scores: each unit's share of
-    log_prob, the end mark's among them; only a beam search tells them."""
+    log_prob, the end mark's among them; only a beam search tells them. end: the mark that ended it."""
 
     ids: tuple[int, ...]
     log_prob: float
     score: float
     ended: bool
     scores: tuple[float, ...] = ()
+    end: int | None = None
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ def _greedy(model: Decodes, prompt: Tensor, context: Context, settings: Settings
 
 def _cut(ids: list[int], log_prob: float, settings: Settings) -> Hypothesis:
     ended = settings.end in ids
-    kept = ids[: ids.index(settings.end)] if ended else ids
-    return Hypothesis(tuple(kept), log_prob, settings.score(log_prob, len(kept) + ended), ended)
+    kept, end = (ids[: ids.index(settings.end)], settings.end) if ended else (ids, None)
+    return Hypothesis(tuple(kept), log_prob, settings.score(log_prob, len(kept) + ended), ended, end=end)
 
 
 class _Beams:
@@ -180,7 +181,7 @@ class _Beams:
             values, steps, flat = self._diverse(log_probs)
         parent, unit = flat // log_probs.shape[-1], flat % log_probs.shape[-1]
         is_end = torch.isin(unit, self.ends)
-        self._put_aside(values, steps, parent, is_end, length)
+        self._put_aside(values, steps, parent, unit, length)
         order = self._going(unit)
         self.scores = values.gather(1, order).masked_fill(is_end.gather(1, order), -torch.inf)
         offset = torch.arange(len(self.searches), device=self.device).unsqueeze(1) * self.beams
@@ -251,9 +252,9 @@ class _Beams:
     def _answer(self, row: int) -> list[int]:
         return self.history[row, self.prompt :].tolist()
 
-    def _put_aside(self, values: Tensor, steps: Tensor, parent: Tensor, is_end: Tensor, length: int) -> None:
+    def _put_aside(self, values: Tensor, steps: Tensor, parent: Tensor, unit: Tensor, length: int) -> None:
         """Keep the candidates that end, where they are among their search's first W."""
-        beams = self.beams
+        beams, is_end = self.beams, torch.isin(unit, self.ends)
         for m, rank in is_end[:, : self.wanted].nonzero().tolist():
             log_prob = float(values[m, rank])
             if log_prob == -float("inf"):
@@ -261,7 +262,8 @@ class _Beams:
             row = m * beams + int(parent[m, rank])
             score = self.settings.score(log_prob, length)
             told = (*self.steps[row].tolist(), float(steps[m, rank]))
-            self.ended[self.searches[m]].append(Hypothesis(tuple(self._answer(row)), log_prob, score, True, told))
+            end, ids = int(unit[m, rank]), tuple(self._answer(row))
+            self.ended[self.searches[m]].append(Hypothesis(ids, log_prob, score, True, told, end))
 
     def _stop(self, length: int) -> None:
         """Put beams aside in which a stop text has come up."""
