@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 
@@ -20,6 +20,9 @@ from jogak.comparing.recipes import Comparison, distinct, entry, with_mixer
 from jogak.comparing.report import write as write_report
 from jogak.data import builders
 from jogak.data.embedded import embedded_names
+from jogak.decoding.answers import Generation, Piece
+from jogak.decoding.generate import Generator
+from jogak.decoding.prefix import PrefixCache
 from jogak.errors import UserError, nearest
 from jogak.hub import folder
 from jogak.hub.checkpoint import Checkpoint, is_checkpoint, is_hub_name, locate
@@ -32,8 +35,9 @@ from jogak.hub.verify import verify as verify_checkpoint
 from jogak.looking import Panel, collect, write
 from jogak.models.cost import cost
 from jogak.models.plan import describe
+from jogak.tasks._decode import decoding_of
 from jogak.tasks._inputs import ENDINGS, Runner
-from jogak.tasks.contract import Answer, Evaluation, Trained
+from jogak.tasks.contract import Answer, Evaluation, Trained, Writes
 from jogak.training import fit, machine
 from jogak.training.run import Run, load_into
 
@@ -61,24 +65,69 @@ class Model:
         self.folder, self.trained = folder, trained
         self.recipe, self.module, self.codec = trained.recipe, trained.module, trained.codec
 
-    def run(
-        self,
-        x: str | Sequence[str],
-        *,
-        beam: int | None = None,
-        n_best: int | None = None,
-        max_length: int | None = None,
-    ) -> Result | list[Result]:
-        """Do the task on one text, or on many at once; what is None is as the run says.
+    def run(self, x: str | Sequence[str], **settings: Any) -> Result | list[Result]:  # noqa: ANN401
+        """Do the task on one text, or on many at once.
+
+        settings: keys of a recipe's `decode` section, changed for this time; what is None is as the run says.
 
         Raises: UserError for an empty or over-long text, or a setting that the task does not have.
         """
         texts = [x] if isinstance(x, str) else list(x)
         start = perf_counter()
-        found = self.trained.predictor(beam=beam, n_best=n_best, max_length=max_length)(texts)
+        found = self.trained.predictor(**settings)(texts)
         seconds = (perf_counter() - start) / max(1, len(texts))
         results = [Result(a[0].text, a[0].score, tuple(a), seconds) for a in found]
         return results[0] if isinstance(x, str) else results
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stream: Literal[False] = ...,
+        **settings: Any,  # noqa: ANN401
+    ) -> Generation: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stream: Literal[True],
+        **settings: Any,  # noqa: ANN401
+    ) -> Iterator[Piece]: ...
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stream: bool = False,
+        **settings: Any,
+    ) -> Generation | Iterator[Piece]:
+        """What the model writes behind a prompt (of a translator: its answer to a source), a text or ids.
+
+        stream: its pieces while they come. settings: of jogak.decoding.settings; what is not given is as the run says.
+        Of several answers (n) the best; `generator` gives them all.
+
+        Raises: UserError for a model that does not write, or settings that do not fit.
+        """
+        made = self.generator()
+        ids = made.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        asked = decoding_of(self.recipe.decode, settings)
+        return made.stream([ids], asked) if stream else made.generate([ids], asked)[0][0]
+
+    def generator(self, *, cache: PrefixCache | None = None, draft: "Model | None" = None) -> Generator:
+        """The model ready to write many requests at once. cache: prompts that begin alike are read once. draft: a
+        smaller model with the same codec, for draft_tokens.
+
+        Raises: UserError for a model that does not write, or a draft that does not fit.
+        """
+        trained = self.trained
+        if not isinstance(trained, Writes):
+            raise UserError(f"{self.folder}: this model writes nothing; run() gives its answers")
+        if draft is not None and draft.codec.digest != self.codec.digest:
+            raise UserError(f"{draft.folder}: a draft needs the codec of {self.folder}; train it from that run")
+        return trained.generator(cache, None if draft is None else draft.module)
 
     def look(self, text: str) -> list[Panel]:
         """Every attention map of the model while it answers `text`."""
@@ -247,7 +296,11 @@ def compare(
     return Comparison(entries, metric, write_report(Path(read.run), entries, metric, read))
 
 
-def run(model: str | Path | Model, x: str | Sequence[str], **settings: int | None) -> Result | list[Result]:
+def run(
+    model: str | Path | Model,
+    x: str | Sequence[str],
+    **settings: Any,  # noqa: ANN401
+) -> Result | list[Result]:
     """`Model.run` on a model or its name."""
     return (model if isinstance(model, Model) else load_run(model)).run(x, **settings)
 
@@ -259,7 +312,7 @@ def run_inputs(
     as_json: bool = False,
     output: Path | None = None,
     device: str = "auto",
-    **settings: int | None,
+    **settings: Any,  # noqa: ANN401
 ) -> None:
     """Do the model's task on texts, files and folders, or on standard input where there are none.
 

@@ -1,9 +1,12 @@
 """How answers are found: what the run says, changed by what is asked for."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from jogak import config
-from jogak.decoding.settings import CHANCE, in_recipe, of_recipe
+from jogak.decoding.settings import CHANCE, Sampling, in_recipe, of_recipe, settings
+from jogak.errors import UserError
+from jogak.models import Decoder, Model
 
 # What a beam search cannot have beside it.
 _NO_BEAM = ("temperature", "best_of", "penalty_alpha", "draft_tokens", "logprobs", *CHANCE)
@@ -43,3 +46,23 @@ def is_search(decode: config.Decode) -> bool:
     return all(
         getattr(decode, name) == getattr(plain, name) for name in type(decode).model_fields if name not in _SEARCH
     )
+
+
+def decoding_of(decode: config.Decode, changes: Mapping[str, Any]) -> Sampling:
+    """The settings of one request: as the run says, changed by name, in Python's names or a recipe's.
+
+    Raises: UserError as decode_with.
+    """
+    given = dict(changes)
+    bad = given.pop("bad_ids", None)
+    return settings(of_recipe(decode_with(decode, **given)), bad_ids=bad)
+
+
+def as_draft(model: Model | None) -> Decoder | None:
+    """A model whose guesses another one judges.
+
+    Raises: UserError for one that does not write.
+    """
+    if model is not None and not isinstance(model, Decoder):
+        raise UserError("the draft model writes nothing; give a language model, or a translator to a translator")
+    return model

@@ -26,7 +26,7 @@ from jogak.errors import UserError
 from jogak.mixers import EMPTY, Context
 from jogak.models import Decoder, EncoderDecoder
 from jogak.tasks._bits import Bits, measure
-from jogak.tasks._decode import decode_with, is_search
+from jogak.tasks._decode import as_draft, decode_with, is_search
 from jogak.tasks._generate import Sampler
 from jogak.tasks._loss import token_loss
 from jogak.tasks._start import copy_weights
@@ -178,6 +178,7 @@ def build(recipe: config.Recipe, *, start: tuple[Decoder, TextCodec] | None = No
         raise UserError("data.validation: a language model needs at least 1 held-out window to choose checkpoints by")
     if recipe.train.bpe_dropout:
         raise UserError("train.bpe_dropout: windows of running text are of one spelling; set it to 0")
+    of_recipe(recipe.decode)  # refuses now what it would refuse later
     split = read_split(recipe.data)
     codec = TextCodec.train(_texts(split), recipe.codec) if start is None else start[1]
     store = TokenStore.cached(Path(recipe.run) / "data", split.train, _Documents(codec), Limits(), split.digest)
@@ -318,9 +319,10 @@ class TrainedLanguageModel:
             return Writer(self.module, self.codec, decode, places(self.recipe.model))
         return Sampler(self.generator(), of_recipe(decode), decode.batch)
 
-    def generator(self, cache: PrefixCache | None = None, draft: Decoder | None = None) -> Generator:
+    def generator(self, cache: PrefixCache | None = None, draft: models.Model | None = None) -> Generator:
         """The model ready to write by any way of decoding; see Generator for cache and draft."""
-        return Generator(self.module, self.codec, longest=places(self.recipe.model), cache=cache, draft=draft)
+        longest = places(self.recipe.model)
+        return Generator(self.module, self.codec, longest=longest, cache=cache, draft=as_draft(draft))
 
     def evaluate(self, data: Sequence[str] | None, progress: Progress, **settings: Any) -> Bits:  # noqa: ANN401
         """Bits per byte beside uniform, unigram and n-gram baselines that read the same training text."""

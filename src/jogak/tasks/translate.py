@@ -26,7 +26,7 @@ from jogak.decoding.search import Hypothesis, Settings, search
 from jogak.decoding.settings import of_recipe
 from jogak.errors import UserError
 from jogak.models import EncoderDecoder
-from jogak.tasks._decode import decode_with, is_search
+from jogak.tasks._decode import as_draft, decode_with, is_search
 from jogak.tasks._evaluation import Evaluation
 from jogak.tasks._evaluation import evaluate as measure
 from jogak.tasks._generate import Sampler
@@ -203,6 +203,7 @@ def build(recipe: config.Recipe, *, start: tuple[EncoderDecoder, TextCodec] | No
         raise UserError("data.validation: translation needs at least 1 held-out pair to choose checkpoints by")
     if recipe.train.pack and recipe.train.bpe_dropout:
         raise UserError("train.bpe_dropout: it makes examples longer, which packed rows have no room for; set one to 0")
+    of_recipe(recipe.decode)  # refuses now what it would refuse later
     split = read_split(recipe.data)
     codec = TextCodec.train(_texts(split), recipe.codec) if start is None else start[1]
     limits = Limits(recipe.data.max_length, recipe.data.drop_longer_than)
@@ -319,11 +320,11 @@ class TrainedTranslation:
             return Translator(self.module, self.codec, decode, longest)
         return Sampler(self.generator(), of_recipe(decode), decode.batch, longest)
 
-    def generator(self, cache: PrefixCache | None = None, draft: EncoderDecoder | None = None) -> Generator:
+    def generator(self, cache: PrefixCache | None = None, draft: models.Model | None = None) -> Generator:
         """The model ready to write by any way of decoding; see Generator for cache and draft."""
         given = self.recipe.model
         longest = given.max_length if given.position == "learned" else None
-        return Generator(self.module, self.codec, longest=longest, cache=cache, draft=draft)
+        return Generator(self.module, self.codec, longest=longest, cache=cache, draft=as_draft(draft))
 
     def evaluate(self, data: Sequence[str] | None, progress: Progress, **settings: Any) -> Evaluation:  # noqa: ANN401
         """chrF and BLEU beside copying the source and looking it up in the training pairs."""
