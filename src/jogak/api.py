@@ -32,14 +32,19 @@ from jogak.hub.pretrained import Pretrained
 from jogak.hub.read import read
 from jogak.hub.verify import Report
 from jogak.hub.verify import verify as verify_checkpoint
+from jogak.hub.writing import chat_settings
+from jogak.hub.writing import generator as generator_of
 from jogak.looking import Panel, collect, write
 from jogak.models.cost import cost
 from jogak.models.plan import describe
+from jogak.tasks._chat import Chat, from_terminal, talk
 from jogak.tasks._decode import decoding_of
 from jogak.tasks._inputs import ENDINGS, Runner
 from jogak.tasks.contract import Answer, Evaluation, Trained, Writes
 from jogak.training import fit, machine
 from jogak.training.run import Run, load_into
+
+CHAT_BYTES = 1 << 29  # of states that a conversation keeps, so that its history is read once
 
 Overrides = Sequence[str] | Mapping[str, object]
 
@@ -329,6 +334,32 @@ def run_inputs(
     others = [name for name in inputs if not _is_folder(name)]
     if others or not inputs:
         _emit(_answers(runner, others), output)
+
+
+def chat(
+    model: str | Path,
+    *,
+    system: str | None = None,
+    device: str = "auto",
+    **settings: Any,  # noqa: ANN401
+) -> None:
+    """Hold a conversation in the terminal, or with the lines of standard input; answers come while they are written.
+
+    system: what the model is told before all else. settings: as of Model.generate.
+
+    Raises: UserError for a model that knows no conversation, or settings with which nothing can be streamed.
+    """
+    loaded = load(model, device=device)
+    cache = PrefixCache(CHAT_BYTES)
+    if isinstance(loaded, Pretrained):
+        made = generator_of(loaded, cache=cache)
+        talking = Chat(made, decoding_of(config.Decode(), {**chat_settings(loaded), **settings}), system=system)
+    else:
+        decode = loaded.recipe.decode
+        if "beam" not in settings:  # it would know no answer before the end
+            decode = decode.model_copy(update={"beam": 1, "n_best": 1, "method": "auto"})
+        talking = Chat(loaded.generator(cache=cache), decoding_of(decode, settings), system=system)
+    talk(talking, from_terminal(), sys.stdout, _warn)
 
 
 def _is_folder(name: str) -> bool:

@@ -233,15 +233,19 @@ class Pretrained:
             raise UserError(f"input_ids: id {int(wrong[0])} is not in the vocabulary of {self.config.vocab_size}")
         return ids.to(self.device), None if mask is None else mask.bool().to(self.device)
 
+    @property
+    def generation(self) -> dict[str, Any]:
+        """What generation_config.json says; nothing where there is none."""
+        file = self.folder / "generation_config.json"
+        return self._json(file) if file.is_file() else {}
+
     def special(self, name: str, default: int) -> int:
         """A special id, of generation_config.json or config.json; the first where there are several."""
         return next(iter(self.specials(name)), default)
 
     def specials(self, name: str) -> list[int]:
         """All of them."""
-        file = self.folder / "generation_config.json"
-        settings = self._json(file) if file.is_file() else {}
-        value = settings.get(name)
+        value = self.generation.get(name)
         value = self.fields.get(name) if value is None else value
         values = value if isinstance(value, list) else [] if value is None else [value]
         return [Fields({name: v}, str(self.folder / "config.json")).integer(name, least=-1) for v in values]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -110,3 +110,11 @@ def rows_of(input_ids: Tensor | Sequence[Sequence[int]], mask: Tensor | None) ->
         return [list(map(int, row)) for row in input_ids]
     ids = torch.as_tensor(input_ids)
     return [row[real].tolist() for row, real in zip(ids, mask.bool(), strict=True)]
+
+
+def chat_settings(model: "Pretrained") -> dict[str, Any]:
+    """How a checkpoint's own generation_config.json would have it answer: greedily, or by chance."""
+    given = model.generation
+    kept = ("repetition_penalty", "no_repeat_ngram_size")
+    chance = ("temperature", "top_k", "top_p", "min_p", "typical_p") if given.get("do_sample") else ()
+    return {name: given[name] for name in (*kept, *chance) if given.get(name) is not None}
