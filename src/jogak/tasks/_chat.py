@@ -57,11 +57,12 @@ class Chat:
 
         Raises: UserError for what is too long even alone.
         """
+        before, forgotten = list(self.messages), self.forgotten
         self.messages.append({"role": "user", "content": text})
         try:
             pieces = self.made.stream([self._fitting()], self.asked)
         except UserError:
-            self.messages.pop()
+            self.messages, self.forgotten = before, forgotten
             raise
         told: list[str] = []
         try:
