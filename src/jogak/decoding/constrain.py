@@ -52,6 +52,8 @@ class Constraints:
             raise UserError(
                 "regex, json_schema and grammar need llguidance; install it with pip install 'jogak[constrain]'"
             ) from None
+        if self.codec.eos_id >= len(self.codec.spelling.pieces):
+            raise UserError("regex, json_schema and grammar need a tokenizer, and an end mark that closes the answer")
         return LLTokenizer(TokenizerWrapper(_Units(self.codec)), eos_token=self.codec.eos_id)
 
     def of(self, given: Sampling, before: Sequence[int] = ()) -> "Constraint | None":

@@ -5,51 +5,29 @@ See docs/decoding.md for what can be asked, processors for the order in which it
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import perf_counter
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from jogak.codecs.text import Slots, Spelling, nfc
-from jogak.decoding import risk, search
-from jogak.decoding.answers import Codec, Generation, Piece, Timings
-from jogak.decoding.constrain import Constraint, Constraints
+from jogak.codecs.text import Slots
+from jogak.decoding import search
+from jogak.decoding.answers import Codec, Generation, Piece
+from jogak.decoding.constrain import Constraints
 from jogak.decoding.contrastive import contrast
+from jogak.decoding.job import Job
 from jogak.decoding.prefix import PrefixCache, read, read_sources
-from jogak.decoding.processors import Chain, Forbidden, Rule
-from jogak.decoding.sampling import Reason, Row, Start, Token, sample
+from jogak.decoding.sampling import Row, Token, sample
 from jogak.decoding.settings import Sampling, settings
 from jogak.decoding.speculative import Draft, Guesser, Lookup, Speculation
-from jogak.decoding.streaming import Writing
-from jogak.decoding.words import Words
 from jogak.errors import UserError
 from jogak.mixers import EMPTY, Context
 from jogak.models import Decoder, EncoderDecoder
 
 Ids = Sequence[int]
 ROWS = 512  # of samples that are drawn at once
-
-
-@dataclass
-class _Job:
-    """Requests that are decoded together, one for each prompt, and what was prepared for them."""
-
-    prompts: list[list[int]]
-    asked: list[Sampling]
-    seeds: list[int]
-    sources: list[list[int]] | None
-    start: Start
-    context: Context
-    cached: list[int]
-    began: float
-    ready: float
-    spellings: list[Spelling]
-    forbidden: list[list[int]]
-    constraints: list[Constraint | None]
-    slots: Sequence[Slots]
-    counts: dict[int, Speculation]
 
 
 class Generator:
@@ -108,7 +86,9 @@ class Generator:
         found: list[list[Generation]] = [[] for _ in inputs]
         for numbers in _alike(wanted, self._beginnings(inputs)):
             ours = None if slots is None else [slots[n] for n in numbers]
-            answers = self._together([list(inputs[n]) for n in numbers], [wanted[n] for n in numbers], ours)
+            with _evaluating(self.model, self.draft):
+                job = self._job([list(inputs[n]) for n in numbers], [wanted[n] for n in numbers], ours, numbers)
+                answers = self._together(job)
             done(len(numbers))
             for number, ours in zip(numbers, answers, strict=True):
                 found[number] = ours
@@ -179,7 +159,13 @@ class Generator:
     def _device(self) -> torch.device:
         return self.model.decoder.embedding.table.weight.device
 
-    def _job(self, inputs: list[list[int]], asked: list[Sampling], slots: Sequence[Slots] | None = None) -> _Job:
+    def _job(
+        self,
+        inputs: list[list[int]],
+        asked: list[Sampling],
+        slots: Sequence[Slots] | None = None,
+        numbers: Sequence[int] = (),
+    ) -> Job:
         """Everything read, and nothing written yet."""
         began = perf_counter()
         pad, context, cached, sources = self.codec.pad_id, EMPTY, [0] * len(inputs), None
@@ -189,13 +175,11 @@ class Generator:
             prompts, sources = [[self.codec.bos_id] for _ in inputs], inputs
         cache = None if self.reads_source else self.cache
         start, known = read(self.model, prompts, context, pad=pad, cache=cache, device=self._device)
-        seeds = [_seed(one) for one in asked]
         slots = slots or [{} for _ in inputs]
-        constraints = [self.constraints.of(one, prompt) for one, prompt in zip(asked, prompts, strict=True)]
-        return _Job(
+        return Job(
             prompts,
             asked,
-            seeds,
+            [_seed(one) for one in asked],
             sources,
             start,
             context,
@@ -204,55 +188,25 @@ class Generator:
             perf_counter(),
             [self.codec.spelling.with_slots(ours) for ours in slots],
             [self.codec.forbidden(ours) for ours in slots],
-            constraints,
+            [self.constraints.of(one, prompt) for one, prompt in zip(asked, prompts, strict=True)],
             slots,
-            {},
+            self.codec,
+            self.ends,
+            self._device,
+            numbers or range(len(inputs)),
         )
-
-    def _rules(self, job: _Job, number: int) -> list[Rule]:
-        """What the answer to a prompt must be, as text."""
-        rules: list[Rule] = []
-        given = job.asked[number]
-        if given.bad_words:
-            rules.append(Words([nfc(word) for word in given.bad_words], job.spellings[number], job.prompts[number]))
-        constraint = job.constraints[number]
-        return [*rules, constraint] if constraint is not None else rules
-
-    def _chain(self, job: _Job, repeat: int = 1) -> Chain:
-        """repeat: rows for each prompt."""
-        numbers = [number for number in range(len(job.prompts)) for _ in range(repeat)]
-        rules = [self._rules(job, number) for number in range(len(job.prompts))]
-        asked = [job.asked[number] for number in numbers]
-        return Chain.of(
-            asked, [self.codec.eos_id, *self.ends], self._device, rules=[rules[number] for number in numbers]
-        )
-
-    def _forbidden(self, job: _Job, repeat: int = 1) -> Forbidden:
-        return Forbidden([ids for ids in job.forbidden for _ in range(repeat)], self._device)
-
-    def _writing(self, job: _Job, number: int) -> Writing:
-        stop = [nfc(text) for text in job.asked[number].stop]
-        return Writing(job.spellings[number], stop, job.prompts[number])
-
-    def _rows(self, job: _Job, repeat: int, *, follow: bool, first: int = 0) -> list[Row]:
-        """A row for each answer; follow: whether somebody reads its text while it comes."""
-        return [
-            Row(one, seed, first + choice, self._writing(job, number) if follow or one.stop else None, self.ends)
-            for number, (one, seed) in enumerate(zip(job.asked, job.seeds, strict=True))
-            for choice in range(repeat)
-        ]
 
     # ------------------------------------------------------------ writing
 
-    def _tokens(self, job: _Job, rows: list[Row], repeat: int) -> Iterator[list[Token]]:
+    def _tokens(self, job: Job, rows: list[Row], repeat: int) -> Iterator[list[Token]]:
         """The units of every row, by the way of decoding that is asked for."""
         given, end = job.asked[0], self.codec.eos_id
         if given.draft_tokens:
             for number, row in enumerate(rows):
                 yield from self._speculate(job, number, row)
             return
-        start, forbidden = job.start.repeat(repeat), self._forbidden(job, repeat)
-        chain = self._chain(job, repeat)
+        start, forbidden = job.start.repeat(repeat), job.put_off(repeat)
+        chain = job.chain(repeat)
         if given.penalty_alpha:
             before = self._hidden(job)
             yield from contrast(self.model, start, before, rows, chain, forbidden, end)
@@ -260,16 +214,16 @@ class Generator:
             yield from sample(self.model, start, rows, chain, forbidden, end)
 
     @torch.inference_mode()
-    def _hidden(self, job: _Job) -> Tensor:
+    def _hidden(self, job: Job) -> Tensor:
         """What the model makes of each position of the prompts: [B T D]."""
         ids = job.start.history
         mask = ids >= 0
         x, _ = self.model.hidden(ids.clamp(min=0), None, replace(job.context, mask=mask))
         return x
 
-    def _speculate(self, job: _Job, number: int, row: Row) -> Iterator[list[Token]]:
+    def _speculate(self, job: Job, number: int, row: Row) -> Iterator[list[Token]]:
         """One answer to the one prompt of the job."""
-        chain, forbidden = self._chain(job), self._forbidden(job)
+        chain, forbidden = job.chain(), job.put_off()
         guesser: Guesser
         if self.draft is None:
             guesser = Lookup(job.prompts[0], () if job.sources is None else job.sources[0])
@@ -280,34 +234,28 @@ class Generator:
                 context, _ = read_sources(self.draft, job.sources, pad=self.codec.pad_id, device=self._device)
             start, _ = read(self.draft, job.prompts, context, pad=self.codec.pad_id, device=self._device)
             guesser = Draft(self.draft, start, row, chain, forbidden, self.codec.eos_id)
-        job.counts[number] = run = Speculation(
-            self.model, job.start, row, chain, forbidden, self.codec.eos_id, guesser, number
-        )
+        run = Speculation(self.model, job.start, row, chain, forbidden, self.codec.eos_id, guesser, number)
+        job.counts[number] = run.counts
         yield from run.run()
 
-    def _together(
-        self, inputs: list[list[int]], asked: list[Sampling], slots: Sequence[Slots] | None
-    ) -> list[list[Generation]]:
-        with _evaluating(self.model, self.draft):
-            job = self._job(inputs, asked, slots)
-            if asked[0].method == "mbr":
-                return self._least_risk(job)
-            if asked[0].beam > 1:
-                return [self._chosen(job, n, found) for n, found in enumerate(self._searched(job))]
-            return [self._chosen(job, n, found) for n, found in enumerate(self._written(job))]
+    def _together(self, job: Job) -> list[list[Generation]]:
+        if job.asked[0].method == "mbr":
+            return self._least_risk(job)
+        found = self._searched(job) if job.asked[0].beam > 1 else self._written(job)
+        return [job.chosen(number, answers) for number, answers in enumerate(found)]
 
-    def _written(self, job: _Job, first: int = 0, count: int | None = None) -> list[list[Generation]]:
+    def _written(self, job: Job, first: int = 0, count: int | None = None) -> list[list[Generation]]:
         """The answers to each prompt, in the order of their own streams of chance, which begin with number `first`."""
         repeat = count or job.asked[0].best_of or job.asked[0].n
-        rows = self._rows(job, repeat, follow=False, first=first)
+        rows = job.rows(repeat, follow=False, first=first)
         told: list[list[Token]] = [[] for _ in rows]
         for tokens in self._tokens(job, rows, repeat):
             for token in tokens:
                 told[token.row].append(token)
-        answers = [self._answer(job, n, n // repeat, row, told[n]) for n, row in enumerate(rows)]
+        answers = [job.answer(n, n // repeat, row, told[n]) for n, row in enumerate(rows)]
         return [answers[n : n + repeat] for n in range(0, len(answers), repeat)]
 
-    def _least_risk(self, job: _Job) -> list[list[Generation]]:
+    def _least_risk(self, job: Job) -> list[list[Generation]]:
         """The answers of the beam and samples, by their expected utility."""
         searched, drawn = self._searched(job), [list[Generation]() for _ in job.prompts]
         at_once = max(1, ROWS // len(job.prompts))
@@ -315,103 +263,16 @@ class Generator:
             count = min(at_once, job.asked[0].mbr_samples - first)
             for known, found in zip(drawn, self._written(job, first, count), strict=True):
                 known.extend(found)
-        return [self._by_utility(job, n, *found) for n, found in enumerate(zip(searched, drawn, strict=True))]
+        return [job.by_utility(n, *found) for n, found in enumerate(zip(searched, drawn, strict=True))]
 
-    def _by_utility(
-        self, job: _Job, prompt: int, searched: list[Generation], drawn: list[Generation]
-    ) -> list[Generation]:
-        searched, drawn = self._complete(job, prompt, searched), self._complete(job, prompt, drawn)
-        if not searched and not drawn:
-            self._refuse(job, prompt, "length")
-        place = {(one.ids, one.reason): number for number, one in enumerate(searched)}
-        same = [place.get((one.ids, one.reason)) for one in drawn]
-        ours, theirs = risk.weights([one.log_prob for one in searched], same)
-        every = [*searched, *drawn]
-        utility = risk.expected([one.text for one in every], [*ours, *theirs])
-        scored = [replace(one, score=value) for one, value in zip(every, utility, strict=True)]
-        different = {one.text: one for one in reversed(scored)}  # the first of each text, which a search found if any
-        return self._chosen(job, prompt, list(different.values()))
-
-    def _chosen(self, job: _Job, prompt: int, found: list[Generation]) -> list[Generation]:
-        """The n answers that are given: those that are asked for, best first where there is a choice.
-
-        Answers that keep every placeholder of a source come before those that do not.
-        """
-        given = job.asked[prompt]
-        if given.method == "auto" and given.beam == 1 and (given.best_of or given.n) == given.n:
-            for one in found:
-                if not self._is_complete(job, prompt, one):
-                    self._refuse(job, prompt, one.reason)
-            return found
-        whole = self._complete(job, prompt, found)
-        if not whole:
-            self._refuse(job, prompt, found[0].reason)
-        ranked = sorted(whole, key=lambda one: (len(self.codec.lost(one.ids, job.slots[prompt])), -one.score))
-        return ranked[: given.n]
-
-    def _answer(self, job: _Job, number: int, prompt: int, row: Row, told: list[Token]) -> Generation:
-        reason = told[-1].reason or "length"
-        ids = [token.id for token in told if token.reason != "end"]
-        if row.writing is None:
-            text = job.spellings[prompt].text(ids, job.prompts[prompt])
-        else:
-            text = row.writing.finish()
-            if reason == "stop":
-                told = told[: row.writing.kept]
-                ids = [token.id for token in told]
-        scores = tuple(token.log_prob for token in told)
-        return Generation(
-            tuple(ids),
-            text,
-            scores,
-            self._timings(job, prompt, number),
-            reason,
-            sum(scores) / max(1, len(scores)),
-            job.seeds[prompt] if row.settings.heat else None,
-            tuple(token.top for token in told) if row.settings.logprobs else (),
-            told[-1].id if reason == "end" else None,
-        )
-
-    def _is_complete(self, job: _Job, prompt: int, one: Generation) -> bool:
-        """Whether an answer that was cut is what it must be all the same."""
-        constraint = job.constraints[prompt]
-        return constraint is None or one.reason == "end" or constraint.complete(one.ids)
-
-    def _complete(self, job: _Job, prompt: int, found: list[Generation]) -> list[Generation]:
-        return [one for one in found if self._is_complete(job, prompt, one)]
-
-    def _refuse(self, job: _Job, prompt: int, reason: Reason) -> NoReturn:
-        constraint = job.constraints[prompt]
-        assert constraint is not None
-        if reason == "stop":
-            raise UserError(
-                f"input {prompt + 1}: a stop text came before the answer was what {constraint.name} says; "
-                "leave out stop"
-            )
-        raise UserError(
-            f"input {prompt + 1}: max_new_tokens={job.asked[prompt].max_new_tokens} came before the answer was "
-            f"what {constraint.name} says; raise it, or bound the {constraint.name}"
-        )
-
-    def _timings(self, job: _Job, prompt: int, number: int) -> Timings:
-        read_ = len((job.sources or job.prompts)[prompt])
-        counts = job.counts[number].counts if number in job.counts else None
-        cached = job.cached[prompt]
-        now = perf_counter()
-        if counts is None:
-            return Timings(job.ready - job.began, now - job.began, read_, cached)
-        return Timings(
-            job.ready - job.began, now - job.began, read_, cached, counts.drafted, counts.accepted, counts.calls
-        )
-
-    def _searched(self, job: _Job) -> list[list[Generation]]:
+    def _searched(self, job: Job) -> list[list[Generation]]:
         """What beam search finds, diverse where there are groups: n answers, or all where some may be passed over."""
         given = job.asked[0]
-        chain = self._chain(job)
+        chain = job.chain()
         plain = given.method == "auto" and not self.reads_source and not any(job.constraints)
 
         def stops(sentence: int, answer: Sequence[int]) -> bool:
-            writing = self._writing(job, sentence)
+            writing = job.writing(sentence)
             return any(writing.feed(unit) for unit in answer)
 
         wanted = search.Settings(
@@ -429,25 +290,13 @@ class Generator:
             stops=stops if any(one.stop for one in job.asked) else None,
         )
         found = search.beams(self.model, job.start, wanted)
-        return [[self._hypothesis(job, number, one) for one in ours] for number, ours in enumerate(found)]
-
-    def _hypothesis(self, job: _Job, number: int, found: search.Hypothesis) -> Generation:
-        ids, scores = list(found.ids), found.scores
-        writing = self._writing(job, number)
-        reason: Reason = "length"
-        if any(writing.feed(unit) for unit in ids):
-            reason, ids, scores = "stop", ids[: writing.kept], scores[: writing.kept]
-        elif found.ended:
-            reason = "end"
-        text = writing.finish()
-        end = found.end if reason == "end" else None
-        return Generation(tuple(ids), text, tuple(scores), self._timings(job, number, -1), reason, found.score, end=end)
+        return [[job.hypothesis(number, one) for one in ours] for number, ours in enumerate(found)]
 
     def _pieces(self, inputs: list[list[int]], asked: list[Sampling]) -> Iterator[Piece]:
         with _evaluating(self.model, self.draft):
             job = self._job(inputs, asked)
         repeat = asked[0].n
-        rows = self._rows(job, repeat, follow=True)
+        rows = job.rows(repeat, follow=True)
         heard: list[list[Token]] = [[] for _ in rows]
         steps = self._tokens(job, rows, repeat)
         while True:
@@ -457,20 +306,7 @@ class Generator:
                 return
             for number, ours in _by_row(tokens):
                 heard[number] += ours
-                yield self._piece(job, number, rows[number], ours, heard[number], repeat)
-
-    def _piece(self, job: _Job, number: int, row: Row, new: list[Token], heard: list[Token], repeat: int) -> Piece:
-        assert row.writing is not None
-        reason = new[-1].reason
-        text = row.writing.take() if reason is None else row.writing.take() + row.writing.finish()
-        if reason is not None:
-            constraint, whole = job.constraints[number // repeat], [t.id for t in heard if t.reason != "end"]
-            if constraint is not None and reason != "end" and not constraint.complete(whole):
-                self._refuse(job, number // repeat, reason)
-        ids = tuple(token.id for token in new if token.reason != "end")
-        scores = tuple(token.log_prob for token in new)
-        top = tuple(token.top for token in new) if row.settings.logprobs else ()
-        return Piece(number, text, ids, scores, top, reason)
+                yield job.piece(number, rows[number], ours, heard[number], repeat)
 
 
 def _seed(asked: Sampling) -> int:

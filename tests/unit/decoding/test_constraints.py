@@ -150,6 +150,12 @@ def test_an_answer_that_is_cut_before_it_fits_is_refused():
         writer().generate([PROMPT], max_new_tokens=90, json_schema=SCHEMA, stop='"n"')
 
 
+def test_the_input_that_is_refused_is_named_as_it_was_given():
+    asked = [Sampling(max_new_tokens=4), Sampling(beam=2, max_new_tokens=4, json_schema=SCHEMA)]
+    with pytest.raises(UserError, match="input 2: max_new_tokens=4 came before"):
+        writer().generate([PROMPT, PROMPT], asked)
+
+
 def test_a_constraint_follows_whatever_it_is_asked_about():
     constraint = Constraints(codec()).of(Sampling(regex="ab*c|xyz"))
     assert constraint is not None
