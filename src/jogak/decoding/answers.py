@@ -75,7 +75,8 @@ class Generation:
 class Piece:
     """What came of answer `index` since the last piece: text (never half a character), ids, their log-probabilities.
 
-    reason: why it ended, in its last piece.
+    reason: why it ended, in its last piece. request: which one of a running batch it belongs to. error: why an answer
+    could not be given.
     """
 
     index: int
@@ -84,3 +85,5 @@ class Piece:
     scores: tuple[float, ...] = ()
     top: tuple[tuple[tuple[int, float], ...], ...] = ()
     reason: Reason | None = None
+    request: int = 0
+    error: str | None = None

@@ -19,12 +19,12 @@ from jogak.decoding.constrain import Constraints
 from jogak.decoding.contrastive import contrast
 from jogak.decoding.job import Job
 from jogak.decoding.prefix import PrefixCache, read, read_sources
-from jogak.decoding.sampling import Row, Token, sample
+from jogak.decoding.sampling import Row, Start, Token, sample
 from jogak.decoding.settings import Sampling, settings
 from jogak.decoding.speculative import Draft, Guesser, Lookup, Speculation
 from jogak.errors import UserError
 from jogak.mixers import EMPTY, Context
-from jogak.models import Decoder, EncoderDecoder
+from jogak.models import Decoder, EncoderDecoder, ModelState
 
 Ids = Sequence[int]
 ROWS = 512  # of samples that are drawn at once
@@ -104,6 +104,20 @@ class Generator:
 
         Raises: UserError as `generate` does, and for a beam search or best_of, which know no answer before the end.
         """
+        wanted = self.streamable(inputs, asked, changes)
+        if len(_alike(wanted, [None] * len(wanted))) > 1:
+            raise UserError("inputs that are streamed together need one way of decoding; stream them apart")
+        return self._pieces([list(ids) for ids in inputs], wanted)
+
+    # ------------------------------------------------------------ preparing
+
+    def streamable(
+        self, inputs: Sequence[Ids], asked: Sampling | Sequence[Sampling] | None, changes: dict[str, Any]
+    ) -> list[Sampling]:
+        """The settings of each input.
+
+        Raises: UserError as `stream` does.
+        """
         wanted = self._wanted(inputs, asked, changes)
         for given in wanted:
             if given.beam > 1 or given.method == "mbr" or given.best_of not in (None, given.n):
@@ -111,11 +125,7 @@ class Generator:
                     "beam, best_of and method mbr know no answer before the end, so that nothing can be streamed; "
                     "leave them out, or use generate"
                 )
-        if len(_alike(wanted, [None] * len(wanted))) > 1:
-            raise UserError("inputs that are streamed together need one way of decoding; stream them apart")
-        return self._pieces([list(ids) for ids in inputs], wanted)
-
-    # ------------------------------------------------------------ preparing
+        return wanted
 
     def _wanted(
         self, inputs: Sequence[Ids], asked: Sampling | Sequence[Sampling] | None, changes: dict[str, Any]
@@ -156,7 +166,7 @@ class Generator:
         return int(self.model.decoder.embedding.table.weight.shape[0])
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
         return self.model.decoder.embedding.table.weight.device
 
     def _job(
@@ -171,11 +181,26 @@ class Generator:
         pad, context, cached, sources = self.codec.pad_id, EMPTY, [0] * len(inputs), None
         prompts = inputs
         if isinstance(self.model, EncoderDecoder):
-            context, cached = read_sources(self.model, inputs, pad=pad, cache=self.cache, device=self._device)
+            context, cached = read_sources(self.model, inputs, pad=pad, cache=self.cache, device=self.device)
             prompts, sources = [[self.codec.bos_id] for _ in inputs], inputs
         cache = None if self.reads_source else self.cache
-        start, known = read(self.model, prompts, context, pad=pad, cache=cache, device=self._device)
-        slots = slots or [{} for _ in inputs]
+        start, known = read(self.model, prompts, context, pad=pad, cache=cache, device=self.device)
+        cached = cached if self.reads_source else [known] * len(inputs)
+        return self._made(prompts, asked, sources, start, context, cached, began, slots, numbers)
+
+    def _made(
+        self,
+        prompts: list[list[int]],
+        asked: list[Sampling],
+        sources: list[list[int]] | None,
+        start: Start,
+        context: Context,
+        cached: list[int],
+        began: float,
+        slots: Sequence[Slots] | None = None,
+        numbers: Sequence[int] = (),
+    ) -> Job:
+        slots = slots or [{} for _ in prompts]
         return Job(
             prompts,
             asked,
@@ -183,7 +208,7 @@ class Generator:
             sources,
             start,
             context,
-            cached if self.reads_source else [known] * len(inputs),
+            cached,
             began,
             perf_counter(),
             [self.codec.spelling.with_slots(ours) for ours in slots],
@@ -192,9 +217,31 @@ class Generator:
             slots,
             self.codec,
             self.ends,
-            self._device,
-            numbers or range(len(inputs)),
+            self.device,
+            numbers or range(len(prompts)),
         )
+
+    @torch.inference_mode()
+    def begin(self, ids: list[int], asked: Sampling, state: ModelState | None = None, cached: int = 0) -> Job:
+        """A request whose state says of every place that it is real, so that it can be joined to others.
+
+        state: what was made of all of its prompt but the last id (of a model that reads no source).
+        """
+        began, context, prompt, sources = perf_counter(), EMPTY, ids, None
+        known = [cached]
+        if isinstance(self.model, EncoderDecoder):
+            source, known = read_sources(self.model, [ids], pad=self.codec.pad_id, cache=self.cache, device=self.device)
+            if source.memory is not None:
+                source = replace(source, memory_mask=torch.ones_like(source.memory[..., 0], dtype=torch.bool))
+            context, prompt, sources = source, [self.codec.bos_id], [ids]
+        last = torch.tensor([prompt[-1:]], device=self.device)
+        x, after = self.model.hidden(last, state, replace(context, mask=torch.ones_like(last, dtype=torch.bool)))
+        start = Start(self.model.head(x[:, -1:])[:, 0], after, torch.tensor([prompt], device=self.device))
+        return self._made([prompt], [asked], sources, start, context, known, began)
+
+    def evaluating(self) -> "_evaluating":
+        """The model (and its draft) in evaluation mode for a while."""
+        return _evaluating(self.model, self.draft)
 
     # ------------------------------------------------------------ writing
 
@@ -231,8 +278,8 @@ class Generator:
             context: Context = EMPTY
             if job.sources is not None:
                 assert isinstance(self.draft, EncoderDecoder)
-                context, _ = read_sources(self.draft, job.sources, pad=self.codec.pad_id, device=self._device)
-            start, _ = read(self.draft, job.prompts, context, pad=self.codec.pad_id, device=self._device)
+                context, _ = read_sources(self.draft, job.sources, pad=self.codec.pad_id, device=self.device)
+            start, _ = read(self.draft, job.prompts, context, pad=self.codec.pad_id, device=self.device)
             guesser = Draft(self.draft, start, row, chain, forbidden, self.codec.eos_id)
         run = Speculation(self.model, job.start, row, chain, forbidden, self.codec.eos_id, guesser, number)
         job.counts[number] = run.counts

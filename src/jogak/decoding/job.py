@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from time import perf_counter
 from typing import NoReturn
 
@@ -43,6 +44,11 @@ class Job:
     device: torch.device
     numbers: Sequence[int]  # what the caller's inputs are called, from 0
     counts: dict[int, Counts] = field(default_factory=dict)
+
+    @cached_property
+    def first_rules(self) -> list[Rule]:
+        """The rules of the first prompt, made once."""
+        return self.rules(0)
 
     def rules(self, number: int) -> list[Rule]:
         """What the answer to a prompt must be, as text."""

@@ -19,7 +19,7 @@ every row costs nothing:
 | 11 | `typical_p` | the fewest whose -log p is nearest to the entropy, that sum to p at least (2202.00666) |
 
 8 to 11 never leave a row empty. Legend: B rows, V vocabulary, T units so far. history [B T]: ids of the prompt and of
-the answer, whose first stands at column `start`; -1 where there is none.
+the answer, whose first stands at column `start` (one for all rows, or [B]); -1 where there is none.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,6 +33,7 @@ from jogak.decoding.settings import Sampling
 from jogak.errors import UserError
 
 OFF = -torch.inf
+Begin = int | Tensor
 GLANCE = 256  # the likeliest that are looked at before a whole row is sorted
 
 
@@ -49,6 +50,13 @@ def _count(history: Tensor, width: int) -> Tensor:
     counts = torch.zeros(history.shape[0], width + 1, device=history.device)
     places = history.masked_fill(history < 0, width)
     return counts.scatter_add_(1, places, torch.ones_like(places, dtype=counts.dtype))[:, :width]
+
+
+def _answers(history: Tensor, start: Begin) -> Tensor:
+    """The answers' part of history."""
+    if isinstance(start, int):
+        return history[:, start:]
+    return history.masked_fill(torch.arange(history.shape[1], device=history.device) < start.unsqueeze(1), -1)
 
 
 def repetition(logits: Tensor, history: Tensor, penalty: Tensor) -> Tensor:
@@ -94,19 +102,19 @@ def without(logits: Tensor, history: Tensor, bad: Sequence[Sequence[Sequence[int
     return _put_off(logits, banned)
 
 
-def not_yet(logits: Tensor, length: int, least: Tensor, ends: Sequence[int]) -> Tensor:
+def not_yet(logits: Tensor, length: Begin, least: Tensor, ends: Sequence[int]) -> Tensor:
     """-inf for the end marks in rows whose answer has fewer than `least` [B] units; length: those it has."""
     early = [row for row, few in enumerate((least > length).tolist()) if few]
     return _put_off(logits, [(row, end) for row in early for end in ends])
 
 
-def ruled(logits: Tensor, history: Tensor, start: int, rules: Sequence[Sequence[Rule]]) -> Tensor:
+def ruled(logits: Tensor, history: Tensor, start: Begin, rules: Sequence[Sequence[Rule]]) -> Tensor:
     """-inf for what a row's rules do not allow."""
     logits = logits.clone()
     for row, ours in enumerate(rules):
         if not ours:
             continue
-        answer = history[row, start:].tolist()
+        answer = history[row, start if isinstance(start, int) else int(start[row]) :].tolist()
         for rule in ours:
             allowed = rule.allowed(answer)[: logits.shape[1]].to(logits.device)
             logits[row, : len(allowed)].masked_fill_(~allowed, OFF)
@@ -250,7 +258,7 @@ _NUMBERS: tuple[tuple[tuple[str, ...], tuple[float, ...], Callable[..., Tensor]]
     (
         ("presence_penalty", "frequency_penalty"),
         (0.0, 0.0),
-        lambda l, h, s, p, f: presence_frequency(l, h[:, s:], p, f),
+        lambda l, h, s, p, f: presence_frequency(l, _answers(h, s), p, f),
     ),
     (("no_repeat_ngram_size",), (0,), lambda l, h, s, n: no_repeat_ngram(l, h, n)),
 )
@@ -300,20 +308,29 @@ class Chain:
         """The chain of these rows."""
         return Chain([step.select(rows) for step in self.steps])
 
-    def __call__(self, logits: Tensor, history: Tensor, start: int, done: Sequence[bool] = ()) -> Tensor:
+    def __call__(self, logits: Tensor, history: Tensor, start: Begin, done: Sequence[bool] = ()) -> Tensor:
         """logits [B V] of what follows history [B T]; done: rows that have ended, for which anything will do.
 
         Raises: UserError where a row is left with nothing.
         """
+        logits, empty = self.apply(logits, history, start)
+        for row, sentence in empty.items():
+            if row >= len(done) or not done[row]:
+                raise UserError(sentence)
+        return logits
+
+    def apply(self, logits: Tensor, history: Tensor, start: Begin) -> tuple[Tensor, dict[int, str]]:
+        """The same, and what to say of the rows that were left with nothing, where it was before that happened."""
+        told: dict[int, str] = {}
         for step in self.steps:
             before, logits = logits, step.apply(logits, history, start, *step.values)
             if step.name in MAY_EMPTY and bool((empty := logits.amax(1) == OFF).any()):
-                if any(row >= len(done) or not done[row] for row in empty.nonzero().flatten().tolist()):
-                    raise UserError(
+                for row in empty.nonzero().flatten().tolist():
+                    told[row] = (
                         f"{step.name} and what was forbidden before leave nothing that may come next; allow more"
                     )
                 logits = torch.where(empty.unsqueeze(1), before, logits)
-        return logits
+        return logits, told
 
 
 RULES = "bad_words or the constraint"
