@@ -344,7 +344,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         _speak_utf8(stream)
     code = _outcome(sys.argv[1:] if arguments is None else list(arguments))
-    gc.freeze()  # or Python looks through torch's modules once more on its way out, for half a second
+    if "triton" not in sys.modules:  # whose binding takes what is frozen for leaked, and says so at length
+        gc.freeze()  # or Python looks through torch's modules once more on its way out, for half a second
     sys.exit(code)
 
 
