@@ -24,6 +24,7 @@ from jogak.hub import folder
 from jogak.hub.checkpoint import Checkpoint, is_checkpoint, is_hub_name, locate
 from jogak.hub.export import export as write_checkpoint
 from jogak.hub.export import of_run
+from jogak.hub.predictors import predictor
 from jogak.hub.pretrained import Pretrained
 from jogak.hub.read import read
 from jogak.hub.verify import Report
@@ -31,7 +32,7 @@ from jogak.hub.verify import verify as verify_checkpoint
 from jogak.looking import Panel, collect, write
 from jogak.models.cost import cost
 from jogak.tasks._inputs import ENDINGS, Runner
-from jogak.tasks.contract import Answer, Evaluation, Trained
+from jogak.tasks.contract import Answer, Evaluation, Predictor, Trained
 from jogak.training import fit, machine
 from jogak.training.run import Run, load_into
 
@@ -71,12 +72,7 @@ class Model:
 
         Raises: UserError for an empty or over-long text, or a setting that the task does not have.
         """
-        texts = [x] if isinstance(x, str) else list(x)
-        start = perf_counter()
-        found = self.trained.predictor(beam=beam, n_best=n_best, max_length=max_length)(texts)
-        seconds = (perf_counter() - start) / max(1, len(texts))
-        results = [Result(a[0].text, a[0].score, tuple(a), seconds) for a in found]
-        return results[0] if isinstance(x, str) else results
+        return _results(self.trained.predictor(beam=beam, n_best=n_best, max_length=max_length), x)
 
     def look(self, text: str) -> list[Panel]:
         """Every attention map of the model while it answers `text`."""
@@ -98,6 +94,19 @@ class Model:
             written_labels=trace.written_labels,
         )
         return panels, trace.output
+
+
+def _results(predictor: Predictor, x: str | Sequence[str]) -> Result | list[Result]:
+    texts = [x] if isinstance(x, str) else list(x)
+    start = perf_counter()
+    found = predictor(texts)
+    seconds = (perf_counter() - start) / max(1, len(texts))
+    results = [Result(a[0].text, a[0].score, tuple(a), seconds) for a in found]
+    return results[0] if isinstance(x, str) else results
+
+
+def _predictor(model: Model | Pretrained, **settings: int | None) -> Predictor:
+    return model.trained.predictor(**settings) if isinstance(model, Model) else predictor(model, **settings)
 
 
 def load(
@@ -245,9 +254,14 @@ def compare(
     return Comparison(entries, metric, write_report(Path(read.run), entries, metric, read))
 
 
-def run(model: str | Path | Model, x: str | Sequence[str], **settings: int | None) -> Result | list[Result]:
-    """`Model.run` on a model or its name."""
-    return (model if isinstance(model, Model) else load_run(model)).run(x, **settings)
+def run(
+    model: str | Path | Model | Pretrained, x: str | Sequence[str], **settings: int | None
+) -> Result | list[Result]:
+    """Do the task of a model, or of the one that has a name, on one text or on many at once.
+
+    Raises: UserError for an empty or over-long text, or a setting that the model does not have.
+    """
+    return _results(_predictor(load(model) if isinstance(model, str | Path) else model, **settings), x)
 
 
 def run_inputs(
@@ -264,9 +278,9 @@ def run_inputs(
     Answers go to standard output, or to `output`: a file, or for a folder a folder.
     """
     _check_inputs(inputs, output)
-    loaded = load_run(model, device=device)
-    predictor = loaded.trained.predictor(**settings)
-    runner = Runner(predictor, field=loaded.trained.field, as_json=as_json, warn=_warn)
+    loaded = load(model, device=device)
+    field = loaded.trained.field if isinstance(loaded, Model) else "text"
+    runner = Runner(_predictor(loaded, **settings), field=field, as_json=as_json, warn=_warn)
     for name in filter(_is_folder, inputs):
         assert output is not None
         for written in runner.folder(Path(name), output):

@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from jogak import families
+from jogak import families, models
 from jogak.errors import UserError
 from jogak.families._fields import Fields
 from jogak.hub import keymap
 from jogak.hub.checkpoint import Checkpoint
+from jogak.hub.export import export, of_run
 from jogak.hub.pretrained import Pretrained
 from jogak.hub.read import read
 from jogak.hub.write import write
@@ -193,6 +194,23 @@ def test_out_again(case: Case, tmp_path: Path) -> None:
     assert not told["unexpected_keys"]
     expected = model.state_dict()
     assert all(torch.equal(t, expected[k]) for k, t in again.state_dict().items())
+
+
+@torch.no_grad()
+def test_own_models_go_out(case: Case, tmp_path: Path) -> None:
+    """A model that jogak built, its configuration worked back into config.json by the family."""
+    model, path, inputs = case
+    came = read(Checkpoint(path))
+    if not hasattr(came.family, "write_config"):
+        return  # this family only goes out as it came in
+    torch.manual_seed(3)
+    own = models.build(came.given)
+    for parameter in own.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.1)
+    wrapped = of_run(tmp_path, own.eval(), came.given, {"pad_token_id": 0})
+    export(wrapped, tmp_path / "out")
+    theirs = type(model).from_pretrained(tmp_path / "out")
+    close(own(*inputs.ours), inputs.output(theirs.eval()), inputs.real)
 
 
 def test_dropped_added_and_misshaped_keys(case: Case, tmp_path: Path) -> None:

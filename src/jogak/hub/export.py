@@ -54,7 +54,10 @@ def of_run(folder: Path, module: Any, given: config.Model, ids: Mapping[str, int
         if not hasattr(family, "write_config"):
             continue
         fields = {**family.write_config(given), **ids}
-        differs = difference(family.read_config(Fields(fields, name)), given)
+        try:
+            differs = difference(family.read_config(Fields(fields, name)), given)
+        except UserError:  # has what config.json cannot say
+            continue
         if not differs:
             return Pretrained(folder, module, given, family, fields)
         told = f"{name} has {'; '.join(differs[:3])}"

@@ -106,7 +106,7 @@ class Pretrained:
             raise UserError(f"{self.folder}: this model has no head that writes; embed() gives vectors")
         began = perf_counter()
         left = not isinstance(self.module, EncoderDecoder)
-        ids, mask = self._rows(input_ids, mask, left=left)
+        ids, mask = self.rows(input_ids, mask, left=left)
         settings = Settings(
             end=self.special("eos_token_id", -1) if end is None else end,
             max_length=max_new_tokens,
@@ -147,7 +147,7 @@ class Pretrained:
         order = sorted(range(len(given)), key=lambda i: len(encoded[i]))
         for begin in range(0, len(order), batch):
             part = order[begin : begin + batch]
-            ids, mask = self._rows([encoded[i] for i in part], None, left=False)
+            ids, mask = self.rows([encoded[i] for i in part], None, left=False)
             hidden = self.module.encode(ids, Context(mask=mask))
             rows[part] = pool(hidden.float(), mask).cpu()
         return F.normalize(rows, dim=-1) if normalise else rows
@@ -171,10 +171,13 @@ class Pretrained:
         own = self._json(file).get("max_seq_length") if file.is_file() else None
         return min(self.config.max_length, own) if isinstance(own, int) and own > 0 else self.config.max_length
 
-    def _rows(
-        self, given: Tensor | Sequence[Sequence[int]], mask: Tensor | None, *, left: bool
+    def rows(
+        self, given: Tensor | Sequence[Sequence[int]], mask: Tensor | None = None, *, left: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """int64 [B T] on the model's device, and which places are real where not all are."""
+        """int64 [B T] on the model's device, padded (on the left), and which places are real where not all are.
+
+        Raises: UserError for rows without ids, and ids that are not in the vocabulary.
+        """
         if isinstance(given, Tensor):
             if given.dim() != 2 or 0 in given.shape:
                 raise UserError(f"input_ids must be [batch, time] with something in it, got {list(given.shape)}")

@@ -1,0 +1,135 @@
+"""What `jogak run` does with a model from Hugging Face: write, label, or embed (see tasks.contract.Predictor).
+
+Legend: B batch, T time, C classes, n texts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from jogak.errors import UserError
+from jogak.hub.pretrained import Pretrained
+from jogak.models import Classifier, Decoder
+from jogak.tasks.contract import Predictor
+
+AT_ONCE = 16  # texts that are gone on from together
+
+
+def _nothing(count: int) -> None:
+    """What is told of each count done, where nobody asks."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """A text and its score, and what else is known of it."""
+
+    text: str
+    score: float
+    more: dict[str, object]
+
+    @property
+    def faults(self) -> list[str]:
+        return []
+
+    def plain(self) -> dict[str, object]:
+        return {"text": self.text, "score": self.score, **self.more}
+
+
+class _Predictor:
+    """What the three have in common."""
+
+    fills_catalogues = False
+
+    def __init__(self, model: Pretrained) -> None:
+        self.model = model
+
+    def fits(self, text: str) -> bool:
+        return len(self.model.encode([text])[0]) <= self.model.max_length
+
+
+class Writer(_Predictor):
+    """A text to how it goes on, or an encoder-decoder's answer to it."""
+
+    name = "output"
+
+    def __init__(self, model: Pretrained, beam: int, max_length: int) -> None:
+        super().__init__(model)
+        self.beam, self.max_length = beam, max_length
+
+    def __call__(
+        self, texts: Sequence[str], where: Sequence[str] = (), *, done: Callable[[int], None] = _nothing
+    ) -> list[list[Said]]:
+        found: list[list[Said]] = []
+        for begin in range(0, len(texts), AT_ONCE):
+            rows = self.model.encode(texts[begin : begin + AT_ONCE])
+            written = self.model.generate(rows, self.max_length, beam=self.beam)
+            assert written.text is not None
+            parts = zip(written.text, written.scores, written.ids, strict=True)
+            found += [[Said(text, score, {"ids": ids})] for text, score, ids in parts]
+            done(len(rows))
+        return found
+
+
+class Labeller(_Predictor):
+    """A text to its likeliest labels and their probabilities."""
+
+    name = "label"
+
+    def __init__(self, model: Pretrained, n_best: int) -> None:
+        super().__init__(model)
+        self.n_best = n_best
+
+    def __call__(
+        self, texts: Sequence[str], where: Sequence[str] = (), *, done: Callable[[int], None] = _nothing
+    ) -> list[list[Said]]:
+        names, found = self.model.fields.get("id2label") or {}, list[list[Said]]()
+        for begin in range(0, len(texts), AT_ONCE):
+            ids, mask = self.model.rows(self.model.encode(texts[begin : begin + AT_ONCE]))
+            with torch.inference_mode():
+                p = self.model.module(ids, mask).float().softmax(-1)
+            best = p.topk(min(self.n_best, p.shape[1]))
+            for values, classes in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                pairs = zip(values, classes, strict=True)
+                found.append([Said(str(names.get(str(c), f"LABEL_{c}")), value, {}) for value, c in pairs])
+            done(len(ids))
+        return found
+
+
+class Embedder(_Predictor):
+    """Texts to their cosine similarities with all texts of the call; one alone to its vector. Both in plain data."""
+
+    name = "similarities"
+
+    def __call__(
+        self, texts: Sequence[str], where: Sequence[str] = (), *, done: Callable[[int], None] = _nothing
+    ) -> list[list[Said]]:
+        vectors = self.model.embed(texts)
+        unit = torch.nn.functional.normalize(vectors, dim=-1)
+        done(len(texts))
+        found: list[list[Said]] = []
+        for vector, row in zip(vectors.tolist(), (unit @ unit.T).tolist(), strict=True):
+            shown = "\t".join(f"{value:.3f}" for value in row) if len(row) > 1 else " ".join(f"{v:.6g}" for v in vector)
+            found.append([Said(shown, 1.0, {"embedding": vector, "similarities": row})])
+        return found
+
+
+def predictor(model: Pretrained, **settings: int | float | None) -> Predictor:
+    """A model as a function of texts; settings: beam and max_length of what writes, n_best of what labels.
+
+    Raises: UserError for a setting that means nothing here.
+    """
+    given = {name: int(value) for name, value in settings.items() if value is not None}
+    if isinstance(model.module, Decoder) and model.config.head.kind == "units":
+        _only(given, "beam", "max_length")
+        return Writer(model, given.get("beam", 1), given.get("max_length", 64))
+    if isinstance(model.module, Classifier):
+        _only(given, "n_best")
+        return Labeller(model, given.get("n_best", 1))
+    _only(given)
+    return Embedder(model)
+
+
+def _only(given: dict[str, int], *known: str) -> None:
+    if strange := sorted(given.keys() - set(known)):
+        raise UserError(f"'{strange[0]}' means nothing to this model; {' and '.join(known) or 'nothing'} can be set")
