@@ -31,6 +31,7 @@ from jogak.hub.verify import Report
 from jogak.hub.verify import verify as verify_checkpoint
 from jogak.looking import Panel, collect, write
 from jogak.models.cost import cost
+from jogak.models.plan import describe
 from jogak.tasks._inputs import ENDINGS, Runner
 from jogak.tasks.contract import Answer, Evaluation, Predictor, Trained
 from jogak.training import fit, machine
@@ -391,39 +392,9 @@ def plan(name: str, overrides: Overrides = (), *, length: int | None = None) -> 
             given = given.model_copy(update={"vocab_size": recipe.codec.vocab_size})
     else:
         raise UserError(f"{name}: neither a preset nor a recipe's file{nearest(name, registry.preset_names())}")
-    return _describe(name, given, recipe, length or (recipe.data.max_length if recipe else 512))
-
-
-def _describe(name: str, given: config.Model, recipe: config.Recipe | None, length: int) -> str:
-    found = cost(given, length)
-    flops = machine.peak("float32", "cpu", torch.get_num_threads())
-    sides = "source and target units" if given.topology == "encoder-decoder" else "units"
-    lines = [
-        f"{name}: {given.topology}, width {given.width}, vocabulary {given.vocab_size:,}",
-        f"  parameters        {found.parameters:,} ({found.embeddings:,} in embeddings)",
-        f"  weights           {_bytes(4 * found.parameters)} float32, {_bytes(2 * found.parameters)} bfloat16",
-        f"  training keeps    {_bytes(found.training_bytes)} for weights, gradients and AdamW,",
-        f"                    and {_bytes(found.activation_bytes)} of activations for one example",
-        f"  one example       {length} {sides}",
-        f"    forward         {found.forward_flops / 1e9:,.1f} GFLOP",
-        f"    training        {found.training_flops / 1e9:,.1f} GFLOP",
-        f"    decoding state  {_bytes(found.state_bytes)}",
-        f"  this machine      {flops / 1e9:,.0f} GFLOP/s measured (float32 matrix products, all cores): at best",
-        f"                    {flops / found.training_flops:,.2f} training examples/s of that length",
-    ]
-    if recipe is not None:
-        positions = recipe.train.steps * recipe.train.accumulate * recipe.train.batch_tokens
-        seconds = positions / (2 * length) * found.training_flops / flops
-        lines.append(f"  the recipe        {positions:,} padded positions: at best {seconds / 60:,.1f} minutes here")
-    return "\n".join(lines)
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
-        count /= 1024
-    raise AssertionError
+    found = cost(given, length or (recipe.data.max_length if recipe else 512))
+    speed = machine.peak("float32", "cpu", torch.get_num_threads())
+    return describe(name, given, found, speed, None if recipe is None else recipe.train)
 
 
 def names(kind: str) -> list[str]:

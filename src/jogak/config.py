@@ -93,8 +93,10 @@ class Head(Strict):
     widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3, 4, 5)  # of pool: convolutions
     channels: Positive = 100  # of pool: convolutions, for each width
     dropout: Fraction = 0.0  # of classes: before the scores
+    voters: Positive = 1  # of classes: so many first positions each have scores of their own; their mean counts
     dense: Activation | None = None  # of classes and none: what is pooled goes through a layer with this activation
-    transform: Activation | None = None  # of units: a layer with this activation and a norm before the scores
+    # of units and classes: a layer with this activation and a norm before the scores
+    transform: Activation | None = None
     transform_bias: bool = True
     bias: bool = False  # of units
     scale: float | None = None  # of units: what the head reads is multiplied by it
@@ -109,12 +111,14 @@ class Model(Strict):
     source_vocab_size: Positive | None = None  # of an encoder-decoder's encoder; None: vocab_size
     width: Positive = 512
     input: MixerChoice | None = None  # what the first stack reads instead of units: a module of layers.inputs
-    # added to the embedding; halves: all sines before all cosines
-    position: Literal["none", "sinusoidal", "sinusoidal_halves", "learned"] = "sinusoidal"
+    # added to the embedding; halves: all sines before all cosines; inclusive: so, and the slowest is 1/10000 exactly
+    position: Literal["none", "sinusoidal", "sinusoidal_halves", "sinusoidal_inclusive", "learned"] = "sinusoidal"
     position_offset: Annotated[int, Field(ge=0)] = 0  # the number of the first position
     max_length: Positive = 1024  # of a learned position table; and where data is cut
     token_types: Positive | None = None  # kinds of units (first and second sentence), each with an embedding
     embedding_norm: bool = False  # after the sum of the embeddings
+    hidden_id: Annotated[int, Field(ge=0)] | None = None  # this unit is zero, the others scaled up: layers.masking
+    contacts_end: Annotated[int, Field(ge=0)] | None = None  # an encoder says what touches, without this unit
     encoder: Stack | None = None
     decoder: Stack | None = None
     head: Head = Head()
@@ -122,7 +126,8 @@ class Model(Strict):
     reverse_source: bool = False  # the encoder of an encoder-decoder reads its source backwards (1409.3215)
     # output: decoder embedding = head; embeddings: decoder embedding = encoder embedding; all: all three
     tie: Literal["none", "output", "embeddings", "all"] = "all"
-    scale_embedding: bool = True  # multiply by sqrt(width), as in 1706.03762 section 3.4
+    # multiply by sqrt(width), as in 1706.03762 section 3.4, or by this number
+    scale_embedding: bool | Annotated[float, Field(gt=0)] = True
     dropout: Fraction = 0.1
     init: Literal["xavier", "normal"] = "xavier"
 
@@ -138,6 +143,9 @@ class Model(Strict):
             raise ValueError("'decoder.cross' needs topology 'encoder-decoder', which gives it something to read")
         if self.decoder is not None and self.decoder.causal is not None:
             raise ValueError("'decoder.causal' says nothing, since a decoder always is; remove it")
+        for key in ("hidden_id", "contacts_end"):
+            if self.topology != "encoder" and getattr(self, key) is not None:
+                raise ValueError(f"'{key}' needs topology 'encoder', which sees a sequence whole; remove it")
         self._handover_fits()
         return self
 
@@ -285,7 +293,7 @@ def parse_recipe(tree: dict[str, Any], where: str, lines: Mapping[tuple[str, ...
 
 def read_preset(name: str) -> Model:
     """The model configuration of a published model."""
-    return validate(Model, yaml.safe_load(preset_text(name)), f"preset {name}", {})
+    return validate(Model, _preset_tree(name), f"preset {name}", {})
 
 
 def validate(kind: type[S], tree: object, where: str, lines: Mapping[tuple[str, ...], int]) -> S:
@@ -405,8 +413,14 @@ def _expand_preset(model: object) -> object:
     if not isinstance(model, dict) or "preset" not in model:
         return model
     changes = dict(model)
-    base = yaml.safe_load(preset_text(str(changes.pop("preset"))))
-    return _merge(base, changes)
+    return _merge(_preset_tree(str(changes.pop("preset"))), changes)
+
+
+def _preset_tree(name: str) -> dict[str, Any]:
+    """What a preset's file says; its key `preset` names another, which the other keys change."""
+    changes = yaml.safe_load(preset_text(name))
+    base = changes.pop("preset", None)
+    return changes if base is None else _merge(_preset_tree(base), changes)
 
 
 def _merge(base: Any, changes: Any) -> Any:  # noqa: ANN401

@@ -84,8 +84,30 @@ def pairs(model: nn.Module) -> Inputs:
     return replace(joined(source), without=joined(source.bare()))
 
 
+def pictures(model: nn.Module) -> Inputs:
+    """Random pixels; there is no padding."""
+    size = model.config.image_size
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randn(ROWS, model.config.num_channels, height, width, generator=generator)
+    return Inputs((pixels,), {"pixel_values": pixels})
+
+
+def frames(model: nn.Module) -> Inputs:
+    """Random frames of full length, and a target."""
+    generator = torch.Generator().manual_seed(1)
+    given = model.config
+    x = torch.randn(ROWS, given.num_mel_bins, 2 * given.max_source_positions, generator=generator)
+    ids = torch.randint(10, given.vocab_size, (ROWS, 7), generator=generator)
+    return Inputs((x, ids, None), {"input_features": x, "decoder_input_ids": ids})
+
+
 # By what a model of `transformers` calls its main input.
-KINDS: dict[str, Callable[[nn.Module], Inputs]] = {"input_ids": units}
+KINDS: dict[str, Callable[[nn.Module], Inputs]] = {
+    "input_ids": units,
+    "pixel_values": pictures,
+    "input_features": frames,
+}
 
 
 def inputs_of(model: nn.Module) -> Inputs:

@@ -33,6 +33,8 @@ transformers.logging.set_verbosity_error()
 Case = tuple[nn.Module, Path, Inputs]
 CASES = [(name, architecture) for name in families.names() for architecture in families.find(name).TINY]
 DASHED = ("openai_gpt",)  # families whose model type has a dash
+PRESENT = ("esm",)  # saved with present keys; the older ones that transformers writes by default are test_esm.py's
+ALONE = ("recurrent_gemma",)  # padding on the left changes what theirs writes: in test_recurrent_gemma.py without it
 CLOSE = 1e-4  # of the largest entry
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -52,6 +54,8 @@ def cases(*, writes: bool = False, topology: str = "") -> Any:
     """Those of a topology, or whose head writes; as a parameter of a test."""
     found = []
     for name, architecture in CASES:
+        if writes and name in ALONE:
+            continue
         fields = {**configuration(name, architecture).to_dict(), "architectures": [architecture]}
         given = families.find(name).read_config(Fields(fields, name))
         fits = given.topology != "encoder" and given.head.kind == "units" if writes else given.head.kind != "classes"
@@ -76,7 +80,7 @@ def theirs(name: str, architecture: str) -> nn.Module:
 @cache
 def folder(name: str, architecture: str, root: Path) -> Path:
     path = root / f"{name}-{architecture}"
-    theirs(name, architecture).save_pretrained(path)
+    theirs(name, architecture).save_pretrained(path, save_original_format=name not in PRESENT)
     return path
 
 
@@ -170,7 +174,8 @@ def test_generation(case: Case, beams: int) -> None:
     plain = transformers.GenerationConfig(pad_token_id=0, eos_token_id=7, **settings)
     ours.fields = {**ours.fields, "eos_token_id": 7}
     (path / "generation_config.json").unlink(missing_ok=True)
-    wanted = model.generate(**kwargs, generation_config=plain, max_new_tokens=12, num_beams=beams, do_sample=False)
+    search = transformers.GenerationMixin.generate  # whisper's own leaves the first id out of what it gives
+    wanted = search(model, **kwargs, generation_config=plain, max_new_tokens=12, num_beams=beams, do_sample=False)
     skip = 1 if isinstance(ours.module, EncoderDecoder) else given[0].shape[1]
     found = ours.generate(*given[:1], max_new_tokens=12, mask=given[1], beam=beams)
     for row, answer in zip(wanted[:, skip:].tolist(), found.ids, strict=True):

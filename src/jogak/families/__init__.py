@@ -10,6 +10,8 @@ for `-`). Nobody edits a list. The file holds
   that a checkpoint must have and every complaint about keys are derived from it;
 - `write_config(model: config.Model) -> dict` where runs of jogak can go out as this family; leave it out otherwise (a
   checkpoint that came in keeps its own config.json);
+- `TOKENIZER`: the class in codecs.vocabularies that reads its older vocabularies, if tokenizer_config.json names none;
+  left out for families that have always had a tokenizer.json;
 - `SUPPORTS`: what of the family works, in one line for `jogak list families`;
 - `TINY`: fields of config.json that make a model of a few thousand numbers, by architecture
   (`{"GPT2LMHeadModel": {"n_layer": 2, ...}}`). tests/parity/test_families.py then finds them, and checks logits,

@@ -5,12 +5,19 @@ from typing import Any, Literal
 
 from jogak import config
 from jogak.families._fields import Fields
-from jogak.families._keys import ZEROS, Given, Rule, concatenate, rename
+from jogak.families._keys import ZEROS, Given, Rule, Tie, concatenate, key, rename, reshaped, tie
 
 Side = Literal["encoder", "decoder"]
 
 
-def stack(given: Fields, side: Side, *, placement: Literal["pre", "post"], final_norm: bool = False) -> config.Stack:
+def stack(
+    given: Fields,
+    side: Side,
+    *,
+    placement: Literal["pre", "post"],
+    final_norm: bool = False,
+    activation: str = "gelu",
+) -> config.Stack:
     """One side, its sizes in the fields `encoder_*` or `decoder_*`."""
     heads = {"name": "attention", "heads": given.integer(f"{side}_attention_heads")}
     return config.Stack(
@@ -19,7 +26,7 @@ def stack(given: Fields, side: Side, *, placement: Literal["pre", "post"], final
         cross=config.Mixer.model_validate(heads) if side == "decoder" else None,
         feedforward=config.FeedForward(
             width=given.integer(f"{side}_ffn_dim"),
-            activation=given.activation("activation_function", "gelu"),  # pyright: ignore[reportArgumentType]
+            activation=given.activation("activation_function", activation),  # pyright: ignore[reportArgumentType]
         ),
         placement=placement,
         norm_eps=1e-5,
@@ -77,3 +84,29 @@ def pair(given: Fields, head: dict[str, Any], **options: Any) -> config.Model:  
             **options,
         }
     )
+
+
+def shared(given: Fields, family: str, **options: Any) -> config.Model:  # noqa: ANN401  # fields of config.Model
+    """An encoder-decoder with one table of units for both sides and the head; options: as of `pair`."""
+    given.only("tie_word_embeddings", True)
+    writes, bare = f"{family}ForConditionalGeneration", f"{family}Model"
+    kind = given.architecture({writes: "units", bare: "none"}, writes)
+    # A number added to each score: zeros that some checkpoints keep. Without keys to look at, what the first had.
+    bias = kind == "units" and (_BIAS in given.keys or (not given.keys and family != "M2M100"))
+    sizes = {"vocab_size": given.integer("vocab_size"), "tie": "all"}
+    return pair(given, {"kind": kind, "bias": bias}, **sizes, **options)
+
+
+_BIAS, _TABLE = "final_logits_bias", "model.shared.weight"
+
+
+def shared_rules(model: config.Model) -> list[Rule | Tie]:
+    """The keys of what `shared` reads, but for its positions."""
+    names = ("lm_head.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight")
+    return [
+        rename(_TABLE, "decoder.embedding.table.weight"),
+        rename(key(_BIAS, reshaped((1, -1), (-1,))), "head.projection.bias"),
+        *(tie(name, _TABLE) for name in names),
+        *rules("encoder", model.width),
+        *rules("decoder", model.width),
+    ]

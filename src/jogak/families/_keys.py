@@ -91,14 +91,15 @@ Given = str | Key
 class Rule:
     """Tensors `theirs`, put together along `dim` (or on top of each other), are `ours`, cut along `dim`.
 
-    sizes: of their parts along dim; None: equal parts.
+    sizes: of their parts along dim; None: equal parts. stacked: how many of theirs, one behind another, make up each
+    entry of a stack; 0: no stack.
     """
 
     theirs: tuple[Key, ...]
     ours: tuple[str, ...]
     dim: int = 0
     sizes: tuple[int, ...] | None = None
-    stacked: bool = False
+    stacked: int = 0
 
     def into(self, tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
         """Ours of theirs (without those that are ZEROS); sizes: of ours along dim."""
@@ -111,19 +112,23 @@ class Rule:
                 shape[self.dim] = self._parts(sum(sizes))[index]
                 parts[index] = some.new_zeros(shape)
         known = [p for p in parts if p is not None]
-        whole = torch.stack(known) if self.stacked else known[0] if len(known) == 1 else torch.cat(known, self.dim)
+        whole = self._stack(known) if self.stacked else known[0] if len(known) == 1 else torch.cat(known, self.dim)
         return [whole] if len(self.ours) == 1 else list(whole.split(list(sizes), self.dim))
 
     def back(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Theirs of ours, without those that are ZEROS."""
         whole = tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), self.dim)
         if self.stacked:
-            parts = list(whole.unbind(0))
+            parts = list(whole.unflatten(1, (self.stacked, -1)).flatten(0, 1)) if self.stacked > 1 else list(whole)
         elif len(self.theirs) == 1:
             parts = [whole]
         else:
             parts = list(whole.split(self._parts(whole.shape[self.dim]), self.dim))
         return [k.back(p) for k, p in zip(self.theirs, parts, strict=True) if k.pattern is not None]
+
+    def _stack(self, parts: Sequence[Tensor]) -> Tensor:
+        whole = torch.stack(list(parts))
+        return whole if self.stacked == 1 else whole.unflatten(0, (-1, self.stacked)).flatten(1, 2)
 
     def _parts(self, whole: int) -> list[int]:
         if self.sizes is not None:
@@ -177,11 +182,14 @@ def split(theirs: Given, ours: Sequence[str], *, dim: int = 0) -> Rule:
     return Rule((_key(theirs),), tuple(ours), dim)
 
 
-def stack(theirs: Given, ours: str, count: int) -> Rule:
-    """`count` of theirs, `{e}` = 0 ... in their key, on top of each other: [...] to [count ...]."""
-    given = _key(theirs)
-    keys = tuple(Key((given.pattern or "").replace("{e}", str(e)), given.maps) for e in range(count))
-    return Rule(keys, (ours,), stacked=True)
+def stack(theirs: Given | Sequence[Given], ours: str, count: int) -> Rule:
+    """`count` of theirs, `{e}` = 0 ... in their key, on top of each other: [...] to [count ...].
+
+    Several keys: those of each entry one behind another, [n ...] and [n ...] to [count 2n ...].
+    """
+    given = [_key(theirs)] if isinstance(theirs, Given) else [_key(k) for k in theirs]
+    keys = tuple(Key((k.pattern or "").replace("{e}", str(e)), k.maps) for e in range(count) for k in given)
+    return Rule(keys, (ours,), stacked=len(given))
 
 
 def drop(*patterns: str) -> Drop:

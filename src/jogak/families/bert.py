@@ -7,6 +7,7 @@ from jogak.families._fields import Fields, activation_of, heads_of, width_of
 from jogak.families._keys import Table, concatenate, drop, legacy, rename, tie
 
 SUPPORTS = "masked language models, embeddings (BertModel), classifiers of sequences"
+TOKENIZER = "BertTokenizer"
 _SIZES = {
     "vocab_size": 120,
     "hidden_size": 32,

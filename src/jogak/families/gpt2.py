@@ -7,6 +7,7 @@ from jogak.families._fields import Fields, activation_of, heads_of, width_of
 from jogak.families._keys import Table, drop, rename, tie, transpose
 
 SUPPORTS = "language models (GPT2LMHeadModel), without a head (GPT2Model)"
+TOKENIZER = "GPT2Tokenizer"
 _SIZES = {"vocab_size": 120, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
 TINY: dict[str, dict[str, Any]] = {"GPT2LMHeadModel": _SIZES, "GPT2Model": _SIZES}
 

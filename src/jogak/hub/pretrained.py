@@ -64,22 +64,14 @@ class Pretrained:
 
     @property
     def tokenizer(self) -> Any:  # noqa: ANN401  # tokenizers.Tokenizer, imported where it is used
-        """The tokenizer of `tokenizer.json`.
+        """The tokenizer of `tokenizer.json`, or of the files that older checkpoints have instead.
 
         Raises: UserError if there is none.
         """
         if self._tokenizer is None:
-            from tokenizers import Tokenizer
+            from jogak.codecs import vocabularies
 
-            file = self.folder / "tokenizer.json"
-            if not file.is_file():
-                raise UserError(f"{file}: there is no such file; give ids instead of text, or add the tokenizer")
-            try:
-                self._tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
-            except Exception as error:  # the library raises bare Exception for every fault in the file
-                raise UserError(f"{file}: damaged, or not a tokenizer.json ({error})") from None
-            self._tokenizer.no_padding()
-            self._tokenizer.no_truncation()
+            self._tokenizer = vocabularies.read(self.folder, getattr(self.family, "TOKENIZER", None))
         return self._tokenizer
 
     def generate(
@@ -95,8 +87,9 @@ class Pretrained:
     ) -> Generation:
         """The likeliest continuation of each row (of an encoder-decoder: the answer to it), greedily or by beams.
 
-        input_ids: int64 [B T], or rows of different lengths. mask: bool [B T], True = a real position; prompts are
-        padded on the left. length_penalty: a in log-probability / length^a, which beams are ranked by.
+        input_ids: int64 [B T], or rows of different lengths; where model.input reads something else, that.
+        mask: bool [B T], True = a real position; prompts are padded on the left.
+        length_penalty: a in log-probability / length^a, which beams are ranked by.
         end, start: the id that ends an answer (-1: none does), and the one that an encoder-decoder's begins with; None:
         as the checkpoint says.
 
@@ -126,7 +119,7 @@ class Pretrained:
         best = [row[0] for row in found]
         written = [[*h.ids, *([settings.end] if h.ended else [])] for h in best]
         text = None
-        if (self.folder / "tokenizer.json").is_file():
+        if self._has_tokenizer:
             text = [self.tokenizer.decode(list(h.ids)) for h in best]
         return Generation(written, text, [h.score for h in best], perf_counter() - began)
 
@@ -176,8 +169,14 @@ class Pretrained:
     ) -> tuple[Tensor, Tensor | None]:
         """int64 [B T] on the model's device, padded (on the left), and which places are real where not all are.
 
+        Where model.input reads something else than ids: that, as it is.
+
         Raises: UserError for rows without ids, and ids that are not in the vocabulary.
         """
+        if self.config.input is not None:
+            raw = torch.as_tensor(given)
+            raw = raw.to(self.device, self.dtype if raw.is_floating_point() else raw.dtype)
+            return raw, None if mask is None else mask.bool().to(self.device)
         if isinstance(given, Tensor):
             if given.dim() != 2 or 0 in given.shape:
                 raise UserError(f"input_ids must be [batch, time] with something in it, got {list(given.shape)}")
@@ -210,6 +209,12 @@ class Pretrained:
         if value is None:
             return default
         return Fields({name: value}, str(self.folder / "config.json")).integer(name, least=-1)
+
+    @property
+    def _has_tokenizer(self) -> bool:
+        from jogak.codecs import vocabularies
+
+        return self._tokenizer is not None or vocabularies.there(self.folder)
 
     def _start(self) -> int:
         return self.special("decoder_start_token_id", self.special("bos_token_id", -1))

@@ -60,10 +60,11 @@ class Attention(Mixer):
     heads, kv_heads: query heads and key/value heads (kv_heads=1: multi-query; between: grouped). window: see only
     positions less than so far away. position: 'rotary' turns queries and keys (rotary_dim: so many numbers of a head,
     all where not given), 'alibi' and 't5' add to the scores; positions that are added to embeddings are the model's.
-    rotary_scaling: see layers.rotary_scaling. bias: of the projections; out_bias: of W_o, like bias where not given.
-    qk_norm: a norm of layers.norm over each query and key, before it is turned. scale: instead of 1 / sqrt(K). softcap:
-    c in c tanh(score / c), before positions are added and places hidden. backend: a form of ops.attention. State: keys
-    and values of the positions seen, of the last window - 1 where there is a window.
+    rotary_scaling: see layers.rotary_scaling. rotary_kept: the angles are kept with the weights. bias: of the
+    projections; out_bias: of W_o, like bias where not given. qk_norm: a norm of layers.norm over each query and key,
+    before it is turned. scale: instead of 1 / sqrt(K). softcap: c in c tanh(score / c), before positions are added and
+    places hidden. backend: a form of ops.attention. State: keys and values of the positions seen, of the last
+    window - 1 where there is a window.
 
     Raises: UserError for sizes that do not fit.
     """
@@ -81,6 +82,7 @@ class Attention(Mixer):
         rotary_base: float = 10000.0,
         rotary_dim: int | None = None,
         rotary_scaling: Mapping[str, str | float | bool] | None = None,
+        rotary_kept: bool = False,
         buckets: int = 32,
         max_distance: int = 128,
         bias: bool = True,
@@ -105,7 +107,7 @@ class Attention(Mixer):
         self.k_norm = None if qk_norm is None else build_norm(qk_norm, self.head_dim, norm_eps)
         self.rotary: Rotary | None = None
         if position == "rotary":
-            self.rotary = Rotary(self.head_dim, rotary_base, rotary_dim, rotary_scaling)
+            self.rotary = Rotary(self.head_dim, rotary_base, rotary_dim, rotary_scaling, kept=rotary_kept)
         self.score_bias: Alibi | T5Bias | None = None
         if position == "alibi":
             self.score_bias = Alibi(heads)

@@ -15,6 +15,7 @@ from jogak.layers.embedding import Embedding
 from jogak.layers.inputs import Input
 from jogak.mixers import EMPTY, Context, State
 from jogak.models.block import BlockState, Side, build_stack, check_handover
+from jogak.models.contacts import Contacts, attention_of
 from jogak.models.heads import TokenHead, build_head, build_pooler
 from jogak.models.initialise import initialise
 from jogak.ops import positions as counting
@@ -72,6 +73,7 @@ class Coder(nn.Module):
         else:
             self.embedding = Embedding(given, vocab_size, stack)
         self.stack = build_stack(stack, given.width, given.dropout, side)
+        self.contacts = None if given.contacts_end is None else Contacts(self.stack, given.contacts_end)
 
     def forward(
         self,
@@ -87,9 +89,21 @@ class Coder(nn.Module):
             _, places = _positions(x[..., 0], None if state is None else state.places, context)
         else:
             positions, places = _positions(ids, None if state is None else state.places, context)
-            x = self.embedding(ids, positions, types)
+            x = self.embedding(ids, positions, types, context.mask, context.segments)
         x, blocks = self.stack(x, None if state is None else state.blocks, context)
         return x, ModelState(blocks, places)
+
+    def touching(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """How likely each two places touch, the first and last place left out: ids [B T] -> [B T-2 T-2].
+
+        Raises: UserError where the model does not say so.
+        """
+        if self.contacts is None:
+            raise UserError("model.contacts_end is not set: this model does not say which places touch")
+        context = Context(mask=mask)
+        positions, _ = _positions(ids, None, context)
+        x = self.embedding(ids, positions, None, mask)
+        return self.contacts(attention_of(self.stack, x, context), ids, mask)
 
     def init_state(self, batch: int, device: torch.device, dtype: torch.dtype) -> ModelState:
         blocks = tuple(

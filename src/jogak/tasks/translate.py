@@ -22,10 +22,10 @@ from jogak.data.tokens import Limits, TokenStore
 from jogak.decoding.search import Hypothesis, Settings, search
 from jogak.errors import UserError
 from jogak.models import EncoderDecoder
-from jogak.ops import cross_entropy
 from jogak.tasks._decode import decode_with
 from jogak.tasks._evaluation import Evaluation
 from jogak.tasks._evaluation import evaluate as measure
+from jogak.tasks._loss import token_loss
 from jogak.tasks._scores import chrf
 from jogak.tasks._start import copy_weights
 from jogak.tasks.contract import Progress, Trace
@@ -268,8 +268,7 @@ class Translate:
         context = replace(context, segments=batch.units.segments)
         hidden, _ = self.model.hidden(batch.units.ids, None, context)
         real = batch.targets != IGNORE
-        weight = self.model.head.projection.weight
-        return cross_entropy.auto(hidden[real], weight, batch.targets[real], smoothing)
+        return token_loss(self.model, hidden[real], batch.targets[real], smoothing)
 
     def validate(self) -> dict[str, float]:
         """loss: -log p of a target in nats, mean over the validation targets; chrF of greedy answers."""
