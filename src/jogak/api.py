@@ -8,9 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 
 import torch
 
@@ -23,31 +21,21 @@ from jogak.errors import UserError, nearest
 from jogak.hub import folder
 from jogak.hub.checkpoint import Checkpoint, is_checkpoint, is_hub_name, locate
 from jogak.hub.export import export as write_checkpoint
-from jogak.hub.export import of_run
 from jogak.hub.predictors import predictor
 from jogak.hub.pretrained import Pretrained
 from jogak.hub.read import read
+from jogak.hub.runs import export_run
 from jogak.hub.verify import Report
 from jogak.hub.verify import verify as verify_checkpoint
 from jogak.looking import Panel, collect, write
 from jogak.models.cost import cost
 from jogak.models.plan import describe
 from jogak.tasks._inputs import ENDINGS, Runner
-from jogak.tasks.contract import Answer, Evaluation, Predictor, Trained
+from jogak.tasks.contract import Evaluation, Predictor, Result, Trained, results
 from jogak.training import fit, machine
 from jogak.training.run import Run, load_into
 
 Overrides = Sequence[str] | Mapping[str, object]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a model made of one input: the best answer, its score, every answer asked for, seconds taken."""
-
-    value: str
-    score: float
-    answers: tuple[Answer, ...]
-    seconds: float
 
 
 class Model:
@@ -73,7 +61,7 @@ class Model:
 
         Raises: UserError for an empty or over-long text, or a setting that the task does not have.
         """
-        return _results(self.trained.predictor(beam=beam, n_best=n_best, max_length=max_length), x)
+        return results(self.trained.predictor(beam=beam, n_best=n_best, max_length=max_length), x)
 
     def look(self, text: str) -> list[Panel]:
         """Every attention map of the model while it answers `text`."""
@@ -95,15 +83,6 @@ class Model:
             written_labels=trace.written_labels,
         )
         return panels, trace.output
-
-
-def _results(predictor: Predictor, x: str | Sequence[str]) -> Result | list[Result]:
-    texts = [x] if isinstance(x, str) else list(x)
-    start = perf_counter()
-    found = predictor(texts)
-    seconds = (perf_counter() - start) / max(1, len(texts))
-    results = [Result(a[0].text, a[0].score, tuple(a), seconds) for a in found]
-    return results[0] if isinstance(x, str) else results
 
 
 def _predictor(model: Model | Pretrained, **settings: int | None) -> Predictor:
@@ -142,10 +121,9 @@ def export(model: str | Path | Model | Pretrained, output: str | Path) -> Path:
     """
     loaded = load(model, device="cpu") if isinstance(model, str | Path) else model
     if isinstance(loaded, Model):
-        given = loaded.module.config.model_copy(update={"vocab_size": loaded.codec.vocab_size})
-        ids = {f"{role}_token_id": getattr(loaded.codec, f"{role}_id") for role in ("pad", "bos", "eos")}
-        loaded = of_run(loaded.folder, loaded.module, given, {n: i for n, i in ids.items() if i is not None})
-    write_checkpoint(loaded, Path(output))
+        export_run(loaded.trained, loaded.folder, Path(output))
+    else:
+        write_checkpoint(loaded, Path(output))
     return Path(output)
 
 
@@ -262,7 +240,7 @@ def run(
 
     Raises: UserError for an empty or over-long text, or a setting that the model does not have.
     """
-    return _results(_predictor(load(model) if isinstance(model, str | Path) else model, **settings), x)
+    return results(_predictor(load(model) if isinstance(model, str | Path) else model, **settings), x)
 
 
 def run_inputs(

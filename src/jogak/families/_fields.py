@@ -176,6 +176,11 @@ class Fields:
 # ---------------------------------------------------------------- the other way: fields of a model of jogak
 
 
+def architecture_of(model: config.Model, known: Mapping[str, str]) -> list[str]:
+    """`architectures` for the kind of head; the first of `known` where the family has no such head."""
+    return [known.get(model.head.kind, next(iter(known.values())))]
+
+
 def heads_of(stack: config.Stack) -> int:
     """Query heads of the first mixer; the default of mixers.attention where it does not say."""
     return stack.pattern[0].options.get("heads", 8)

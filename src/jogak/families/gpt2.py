@@ -3,7 +3,7 @@
 from typing import Any
 
 from jogak import config
-from jogak.families._fields import Fields, activation_of, heads_of, width_of
+from jogak.families._fields import Fields, activation_of, architecture_of, heads_of, width_of
 from jogak.families._keys import Table, drop, rename, tie, transpose
 
 SUPPORTS = "language models (GPT2LMHeadModel), without a head (GPT2Model)"
@@ -50,7 +50,7 @@ def write_config(model: config.Model) -> dict[str, Any]:
     """config.json of a model that can be one of the family; what does not fit is seen when it is read again."""
     stack = model.stack("decoder")
     return {
-        "architectures": ["GPT2LMHeadModel"],
+        "architectures": architecture_of(model, {"units": "GPT2LMHeadModel", "none": "GPT2Model"}),
         "model_type": "gpt2",
         "vocab_size": model.vocab_size,
         "n_positions": model.max_length,

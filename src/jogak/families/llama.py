@@ -6,7 +6,7 @@
 from typing import Any
 
 from jogak import config
-from jogak.families._fields import Fields, activation_of, heads_of, width_of
+from jogak.families._fields import Fields, activation_of, architecture_of, heads_of, width_of
 from jogak.families._keys import Rule, Table, concatenate, drop, rename, tie
 from jogak.families._rotary import rotary_options
 
@@ -90,7 +90,7 @@ def write_decoder(model: config.Model, family: str) -> dict[str, Any]:
     options, heads = stack.pattern[0].options, heads_of(stack)
     theta = options.get("rotary_base", 10000.0)
     return {
-        "architectures": [f"{family}ForCausalLM"],
+        "architectures": architecture_of(model, {"units": f"{family}ForCausalLM", "none": f"{family}Model"}),
         "model_type": family.lower(),
         "vocab_size": model.vocab_size,
         "hidden_size": model.width,

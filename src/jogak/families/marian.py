@@ -4,7 +4,7 @@ from typing import Any
 
 from jogak import config
 from jogak.families import _bart
-from jogak.families._fields import Fields, activation_of, heads_of, width_of
+from jogak.families._fields import Fields
 from jogak.families._keys import Table, drop, key, rename, reshaped, tie
 
 SUPPORTS = "translation (MarianMTModel), without a head (MarianModel); embeddings shared or apart"
@@ -52,29 +52,12 @@ def read_config(given: Fields) -> config.Model:
 def write_config(model: config.Model) -> dict[str, Any]:
     """config.json of a model that can be one of the family; what does not fit is seen when it is read again."""
     shared = model.source_vocab_size is None and model.tie == "all"
-    fields: dict[str, Any] = {
-        "architectures": ["MarianMTModel" if model.head.kind == "units" else "MarianModel"],
-        "model_type": "marian",
+    return {
+        **_bart.written(model, "Marian", "MarianMTModel"),
         "vocab_size": model.vocab_size if shared else model.source_vocab_size or model.vocab_size,
         "decoder_vocab_size": model.vocab_size,
-        "d_model": model.width,
-        "max_position_embeddings": model.max_length,
         "share_encoder_decoder_embeddings": shared,
-        "tie_word_embeddings": model.tie != "none",
-        "scale_embedding": model.scale_embedding,
-        "dropout": model.dropout,
-        "activation_function": activation_of(model.stack("encoder")),
-        "is_encoder_decoder": True,
-        "forced_eos_token_id": None,
     }
-    for side in ("encoder", "decoder"):
-        stack = model.stack(side)
-        fields |= {
-            f"{side}_layers": stack.depth,
-            f"{side}_attention_heads": heads_of(stack),
-            f"{side}_ffn_dim": width_of(stack, model.width),
-        }
-    return fields
 
 
 def table(model: config.Model) -> Table:

@@ -23,6 +23,7 @@ from jogak.hub.read import Plan
 from jogak.layers.pooling import POOLS
 from jogak.mixers import Context
 from jogak.models import Decoder, Encoder, EncoderDecoder, Model
+from jogak.tasks.contract import Result, results
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,15 @@ class Pretrained:
 
             self._tokenizer = vocabularies.read(self.folder, getattr(self.family, "TOKENIZER", None))
         return self._tokenizer
+
+    def run(self, x: str | Sequence[str], **settings: int | None) -> Result | list[Result]:
+        """Write on, answer, label or compare one text or many at once; settings as of hub.predictors.
+
+        Raises: UserError for an empty or over-long text, or a setting that means nothing to the model.
+        """
+        from jogak.hub.predictors import predictor
+
+        return results(predictor(self, **settings), x)
 
     def generate(
         self,

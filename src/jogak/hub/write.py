@@ -20,17 +20,21 @@ def write(
     tensors: Mapping[str, Tensor],
     beside: Path | None = None,
     *,
+    files: Mapping[str, str] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """A checkpoint in a new folder, which appears only when all of it is written.
 
-    fields: config.json's. beside: a folder whose tokenizer files and other settings are copied.
+    fields: config.json's. beside: a folder whose tokenizer files and other settings are copied. files: texts by their
+    names, which come before those.
 
     Raises: StorageError if the disk refuses.
     """
     with storage.new_folder(folder) as inside:
         storage.write_json(inside / "config.json", dict(fields))
         _write_tensors(inside, tensors, shard_bytes)
+        for name, text in (files or {}).items():
+            storage.write_text(inside / name, text)
         if beside is not None:
             copy_settings(beside, inside)
 
