@@ -67,7 +67,8 @@ def test_transformers_answers_as_the_run_does(exported):
         begin = 1 if writes == "Seq2SeqLM" else ids.shape[1]
         answer = ours.run(text).value
         assert ours.codec.decode(written[begin:].tolist()) == answer
-        assert tokenizer.decode(written[begin:], skip_special_tokens=True).strip() == answer.strip()
+        if "\ufffd" not in answer:  # of bytes that are no UTF-8, tokenizers gives back fewer
+            assert tokenizer.decode(written[begin:], skip_special_tokens=True).strip() == answer.strip()
 
 
 @torch.no_grad()
@@ -77,7 +78,8 @@ def test_it_comes_in_again_and_holds(exported):
     assert report.holds, report.table()
     assert report.family == name
     again, ours = api.load(out), api.load(run)
-    assert again.run(TEXTS[0], max_length=20).value.strip() == ours.run(TEXTS[0]).value.strip()
+    written = again.run(TEXTS[0], max_length=20).answers[0].plain()["ids"]
+    assert ours.codec.decode(written) == ours.run(TEXTS[0]).value
 
 
 def test_what_does_not_fit_is_named(tmp_path):
