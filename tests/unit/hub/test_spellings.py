@@ -9,9 +9,14 @@ from jogak.hub.spellings import CHANGES, spellings
 PLAIN = {"width": 10, "vocab_size": 30, "max_length": 16, "position": "sinusoidal", "dropout": 0.0}
 STACK = {"depth": 2, "pattern": [{"name": "attention", "heads": 2}], "placement": "pre", "feedforward": {"width": 12}}
 GIVEN = {
-    "encoder-decoder": {**PLAIN, "encoder": STACK, "decoder": {**STACK, "placement": "post"}},
+    "encoder-decoder": {**PLAIN, "encoder": STACK, "decoder": {**STACK, "cross": {"name": "attention", "heads": 5}}},
     "decoder": {**PLAIN, "tie": "output", "decoder": {**STACK, "placement": "parallel", "norm": "rms"}},
-    "encoder": {**PLAIN, "width": 11, "tie": "none", "encoder": {**STACK, "pattern": [{"name": "gru"}]}},
+    "encoder": {
+        **PLAIN,
+        "width": 11,
+        "tie": "none",
+        "encoder": {**STACK, "pattern": [{"name": "bidirectional", "inner": "gru"}]},
+    },
 }
 
 
