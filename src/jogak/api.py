@@ -28,8 +28,6 @@ from jogak.hub.runs import export_run
 from jogak.hub.verify import Report
 from jogak.hub.verify import verify as verify_checkpoint
 from jogak.looking import Panel, collect, write
-from jogak.models.cost import cost
-from jogak.models.plan import describe
 from jogak.tasks._inputs import ENDINGS, Runner
 from jogak.tasks.contract import Evaluation, Predictor, Result, Trained, results
 from jogak.training import fit, machine
@@ -358,6 +356,9 @@ def plan(name: str, overrides: Overrides = (), *, length: int | None = None) -> 
 
     length: units on each side of one example; None: the recipe's longest, or 512.
     """
+    from jogak.models.cost import cost  # brings triton, where there is one: a tenth of a second for every verb
+    from jogak.models.plan import describe
+
     recipe = None
     if name in registry.preset_names() and not Path(name).exists():
         if overrides:

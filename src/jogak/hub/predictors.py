@@ -10,7 +10,7 @@ import torch
 
 from jogak.errors import UserError
 from jogak.hub.pretrained import Pretrained
-from jogak.models import Classifier, Decoder
+from jogak.models import Classifier, Decoder, EncoderDecoder
 from jogak.tasks.contract import Predictor
 
 AT_ONCE = 16  # texts that are gone on from together
@@ -27,10 +27,11 @@ class Said:
     text: str
     score: float
     more: dict[str, object]
+    cut: int = 0  # units of the input that were left out
 
     @property
     def faults(self) -> list[str]:
-        return []
+        return [f"cut by {self.cut} units, more than the model reads"] if self.cut else []
 
     def plain(self) -> dict[str, object]:
         return {"text": self.text, "score": self.score, **self.more}
@@ -46,6 +47,10 @@ class _Predictor:
 
     def fits(self, text: str) -> bool:
         return len(self.model.encode([text])[0]) <= self.model.max_length
+
+    def beyond(self, texts: Sequence[str]) -> list[int]:
+        """How many units of each text are more than the model reads."""
+        return [max(0, len(row) - self.model.max_length) for row in self.model.encode(texts)]
 
 
 class Writer(_Predictor):
@@ -63,12 +68,26 @@ class Writer(_Predictor):
         found: list[list[Said]] = []
         for begin in range(0, len(texts), AT_ONCE):
             rows = self.model.encode(texts[begin : begin + AT_ONCE])
+            for number, row in enumerate(rows, begin):
+                self._check(row, where[number] if where else f"text {number + 1}")
             written = self.model.generate(rows, self.max_length, beam=self.beam)
             assert written.text is not None
             parts = zip(written.text, written.scores, written.ids, strict=True)
             found += [[Said(text, score, {"ids": ids})] for text, score, ids in parts]
             done(len(rows))
         return found
+
+    def _check(self, row: Sequence[int], name: str) -> None:
+        """Refuse what is beyond a table of positions before half of an answer is written."""
+        given, more = self.model.config, 0 if isinstance(self.model.module, EncoderDecoder) else self.max_length
+        if not row:
+            raise UserError(f"{name}: is empty; give something to go on from")
+        if given.position == "learned" and len(row) + more > given.max_length:
+            told = f" and {more} more are to be written" if more else ""
+            raise UserError(
+                f"{name}: has {len(row)} units{told}, and the model has {given.max_length} positions; "
+                f"shorten it{', or ask for less with --max-length' if more else ''}"
+            )
 
 
 class Labeller(_Predictor):
@@ -85,21 +104,27 @@ class Labeller(_Predictor):
     ) -> list[list[Said]]:
         names, found = self.model.fields.get("id2label") or {}, list[list[Said]]()
         for begin in range(0, len(texts), AT_ONCE):
-            ids, mask = self.model.rows(self.model.encode(texts[begin : begin + AT_ONCE]))
+            part = texts[begin : begin + AT_ONCE]
+            ids, mask = self.model.rows(self.model.encode(part, cut=True))
             with torch.inference_mode():
                 p = self.model.module(ids, mask).float().softmax(-1)
             best = p.topk(min(self.n_best, p.shape[1]))
-            for values, classes in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            for values, classes, cut in zip(
+                best.values.tolist(), best.indices.tolist(), self.beyond(part), strict=True
+            ):
                 pairs = zip(values, classes, strict=True)
-                found.append([Said(str(names.get(str(c), f"LABEL_{c}")), value, {}) for value, c in pairs])
+                found.append([Said(str(names.get(str(c), f"LABEL_{c}")), value, {}, cut) for value, c in pairs])
             done(len(ids))
         return found
 
 
 class Embedder(_Predictor):
-    """Texts to their cosine similarities with all texts of the call; one alone to its vector. Both in plain data."""
+    """Texts to their cosine similarities with all that are answered together; one alone to its vector.
 
-    name = "similarities"
+    Plain data has both.
+    """
+
+    name = "output"
 
     def __call__(
         self, texts: Sequence[str], where: Sequence[str] = (), *, done: Callable[[int], None] = _nothing
@@ -108,9 +133,10 @@ class Embedder(_Predictor):
         unit = torch.nn.functional.normalize(vectors, dim=-1)
         done(len(texts))
         found: list[list[Said]] = []
-        for vector, row in zip(vectors.tolist(), (unit @ unit.T).tolist(), strict=True):
+        told = zip(vectors.tolist(), (unit @ unit.T).tolist(), self.beyond(texts), strict=True)
+        for vector, row, cut in told:
             shown = "\t".join(f"{value:.3f}" for value in row) if len(row) > 1 else " ".join(f"{v:.6g}" for v in vector)
-            found.append([Said(shown, 1.0, {"embedding": vector, "similarities": row})])
+            found.append([Said(shown, 1.0, {"embedding": vector, "similarities": row}, cut)])
         return found
 
 

@@ -144,7 +144,7 @@ class Pretrained:
         if not isinstance(self.module, Encoder) or self.module.encoder.input is not None:
             raise UserError(f"{self.folder}: only an encoder of text gives embeddings")
         given = [texts] if isinstance(texts, str) else list(texts)
-        encoded = self.encode(given)
+        encoded = self.encode(given, cut=True)
         pool, normalise = POOLS[self._pooling()](self.config.width), self._normalises()
         rows = torch.empty(len(given), self.config.width)
         order = sorted(range(len(given)), key=lambda i: len(encoded[i]))
@@ -155,11 +155,11 @@ class Pretrained:
             rows[part] = pool(hidden.float(), mask).cpu()
         return F.normalize(rows, dim=-1) if normalise else rows
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of texts with the special tokens of the model, cut at its longest input."""
-        longest = self.max_length
+    def encode(self, texts: Sequence[str], *, cut: bool = False) -> list[list[int]]:
+        """Ids of texts with the special tokens of the model; cut: at most max_length of them, special ones kept."""
         rows = [e.ids for e in self.tokenizer.encode_batch(list(texts))]
-        if all(len(row) <= longest for row in rows):
+        longest = self.max_length
+        if not cut or all(len(row) <= longest for row in rows):
             return rows
         self.tokenizer.enable_truncation(longest)
         try:
