@@ -23,6 +23,7 @@ from jogak.hub.export import export
 from jogak.hub.pretrained import Pretrained
 from jogak.hub.read import read
 from jogak.hub.runs import of_run
+from jogak.hub.verify import verify
 from jogak.hub.write import write
 from jogak.mixers import Context
 from jogak.models import Decoder, EncoderDecoder
@@ -217,6 +218,21 @@ def test_own_models_go_out(case: Case, tmp_path: Path) -> None:
     export(wrapped, tmp_path / "out")
     theirs = type(model).from_pretrained(tmp_path / "out")
     close(own(*inputs.ours), inputs.output(theirs.eval()), inputs.real)
+
+
+def test_verify(case: Case) -> None:
+    """Every check of `jogak verify` is made and holds: keys, tensors back, outputs, each block, what is written."""
+    _, path, _ = case
+    report = verify(path)
+    assert report.holds, report.table()
+    assert report.against == transformers.__version__
+    given = read(Checkpoint(path)).given
+    sides = given.topology.split("-")
+    depth = sum(given.stack("encoder" if side == "encoder" else "decoder").depth for side in sides)
+    assert len(report.blocks) == depth + len(sides)
+    assert max(report.blocks.values()) <= CLOSE
+    assert report.departs is None
+    assert report.text is (True if given.topology != "encoder" and given.head.kind == "units" else None)
 
 
 def test_dropped_added_and_misshaped_keys(case: Case, tmp_path: Path) -> None:
