@@ -167,6 +167,18 @@ class Pretrained:
         finally:
             self.tokenizer.no_truncation()
 
+    def chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> list[int]:  # noqa: ANN401
+        """Ids of a conversation by the checkpoint's own template, up to where the model answers.
+
+        messages: mappings with role and content. settings: as of codecs.chat.render.
+
+        Raises: UserError where there is no template, or it refuses the conversation.
+        """
+        from jogak.codecs import chat
+
+        text = chat.render(self.folder, messages, **{"add_generation_prompt": True, **settings})
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
     @property
     def max_length(self) -> int:
         """Units at most: the position table's, or the tokenizer's own bound where that is lower."""

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from jogak import storage
-from jogak.hub.checkpoint import INDEX, OTHER_FILES, SINGLE, TOKENIZER_FILES
+from jogak.hub.checkpoint import INDEX, OTHER_FILES, SINGLE, TEMPLATES, TOKENIZER_FILES
 
 SHARD_BYTES = 5 * 10**9
 METADATA = {"format": "pt"}  # transformers refuses files without it
@@ -41,7 +41,8 @@ def write(
 
 def copy_settings(source: Path, target: Path) -> None:
     """Copy what lies beside weights: tokenizer, settings for generating and pooling."""
-    for name in (*TOKENIZER_FILES, *OTHER_FILES):
+    templates = [f"{TEMPLATES}/{file.name}" for file in sorted((source / TEMPLATES).glob("*.jinja"))]
+    for name in (*TOKENIZER_FILES, *OTHER_FILES, *templates):
         if (file := source / name).is_file() and not (target / name).exists():
             with storage.storing(target / name):
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
