@@ -21,7 +21,7 @@ from jogak.hub import keymap
 from jogak.hub.checkpoint import Checkpoint
 from jogak.hub.export import export
 from jogak.hub.pretrained import Pretrained
-from jogak.hub.read import read
+from jogak.hub.read import plan, read
 from jogak.hub.runs import of_run
 from jogak.hub.verify import verify
 from jogak.hub.write import write
@@ -255,6 +255,40 @@ def test_dropped_added_and_misshaped_keys(case: Case, tmp_path: Path) -> None:
     assert f"'{victim}'" in (told := refused({**tensors, victim: wrong}))
     assert str(list(wrong.shape)) in told
     assert "\n" not in told
+
+
+WRONG = ("x", "", -1, 0, 1, 2**62, 1.5, float("nan"), True, [], ["x"], [[]], {"a": 1})
+
+
+def test_fields_of_any_type(case: Case) -> None:
+    """Whatever a field of config.json holds, it is read or refused in one sentence; nothing else comes up."""
+    _, path, _ = case
+    checkpoint = Checkpoint(path)
+    family, refusals = families.find(checkpoint.model_type), 0
+    for field in checkpoint.config:
+        for value in WRONG:
+            try:
+                family.read_config(Fields({**checkpoint.config, field: value}, "config.json", checkpoint.entries))
+            except UserError as error:
+                refusals += 1
+                told = str(error)
+                if "\n" in told or len(told) > 500:
+                    pytest.fail(told)
+    assert refusals > 50
+
+
+def test_huge_sizes_are_refused_before_they_are_allocated(case: Case) -> None:
+    _, path, _ = case
+    checkpoint = Checkpoint(path)
+    whole, refusals = checkpoint.config, 0
+    sizes = [n for n, v in whole.items() if isinstance(v, int) and not isinstance(v, bool) and not n.endswith("_id")]
+    for field in sizes:
+        checkpoint.config = {**whole, field: 2**23}
+        try:
+            plan(checkpoint)  # on the meta device: all that it takes is time
+        except UserError:
+            refusals += 1
+    assert refusals >= 4
 
 
 def test_every_family_says_what_it_supports() -> None:
