@@ -145,6 +145,9 @@ def predictor(model: Pretrained, **settings: int | float | None) -> Predictor:
 
     Raises: UserError for a setting that means nothing here.
     """
+    if model.config.input is not None:
+        kind = model.config.input.name
+        raise UserError(f"{model.folder}: reads {kind}, not text; in Python, model.module takes them as numbers")
     given = {name: int(value) for name, value in settings.items() if value is not None}
     if isinstance(model.module, Decoder) and model.config.head.kind == "units":
         _only(given, "beam", "max_length")

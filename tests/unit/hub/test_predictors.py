@@ -103,3 +103,11 @@ def test_embeddings_pool_as_the_folder_says(tmp_path: Path, settings: dict[str, 
     (model.folder / "1_Pooling/config.json").write_text(json.dumps(both))
     with pytest.raises(UserError, match="one way of pooling is expected"):
         model.embed("a")
+
+
+def test_what_reads_no_text(tmp_path: Path) -> None:
+    sizes = {name: value for name, value in SIZES.items() if name != "vocab_size"}
+    given = transformers.ViTConfig(**sizes, image_size=8, patch_size=4)
+    transformers.ViTForImageClassification(given).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="reads patches, not text"):
+        api.load(tmp_path, device="cpu").run("a")
