@@ -34,6 +34,7 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "sentencepiece.bpe.model",
 )
+TEMPLATES = "additional_chat_templates"
 OTHER_FILES = (
     "generation_config.json",
     "preprocessor_config.json",
@@ -168,7 +169,7 @@ def locate(
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["config.json", SINGLE, INDEX, "*.safetensors", *TOKENIZER_FILES, *OTHER_FILES]
+    wanted = ["config.json", SINGLE, INDEX, "*.safetensors", *TOKENIZER_FILES, *OTHER_FILES, f"{TEMPLATES}/*.jinja"]
     try:
         return Path(
             snapshot_download(str(name), revision=revision, token=token, cache_dir=cache, allow_patterns=wanted)

@@ -72,6 +72,15 @@ def match(checkpoint: Checkpoint, table: Table, model: Model) -> Match:
                 f"{checkpoint.folder}: key '{names[key]}' has shape {list(held)}, "
                 f"and config.json asks for {list(shape)}"
             )
+    for step in steps:
+        floats = ours[step.ours[0]].is_floating_point()
+        for key in step.theirs:
+            stored = checkpoint.entries[names[key]].dtype
+            if stored.is_floating_point != floats:
+                raise UserError(
+                    f"{checkpoint.folder}: key '{names[key]}' is stored as {str(stored).removeprefix('torch.')}, which "
+                    "is no plain weight; quantised checkpoints are not read, use the one that it was made from"
+                )
     return Match(steps, names, dropped, repeated)
 
 
