@@ -56,7 +56,7 @@ def spell(pieces: Sequence[str], silent: Sequence[int], description: Mapping[str
     and how many U+FFFD stand for bytes that are no character.
     """
     decoder = description["decoder"] or {}
-    kinds = {step["type"] for step in (decoder, *decoder.get("decoders", []))}
+    kinds = {step["type"] for step in (decoder, *decoder.get("decoders", []))} if decoder else {"none"}
     added = {entry["id"] for entry in description["added_tokens"]}
     never = set(silent)
 
@@ -67,6 +67,8 @@ def spell(pieces: Sequence[str], silent: Sequence[int], description: Mapping[str
             return piece.encode()
         if "ByteLevel" in kinds:
             return b"".join(bytes([GPT2_BYTES[c]]) if c in GPT2_BYTES else c.encode() for c in piece)
+        if "none" in kinds:  # pieces are words then, and stand apart
+            return f" {piece}".encode()
         if "WordPiece" in kinds:
             prefix = decoder.get("prefix", "##")
             return piece.removeprefix(prefix).encode() if piece.startswith(prefix) else f" {piece}".encode()
@@ -77,7 +79,7 @@ def spell(pieces: Sequence[str], silent: Sequence[int], description: Mapping[str
             return bytes([int(byte[1], 16)])
         return piece.replace("▁", " ").encode() if kinds & {"Metaspace", "Replace"} else piece.encode()
 
-    strips = bool(kinds & {"Metaspace", "WordPiece", "Strip"}) and decoder.get("prepend_scheme") != "never"
+    strips = bool(kinds & {"Metaspace", "WordPiece", "Strip", "none"}) and decoder.get("prepend_scheme") != "never"
     return Spelling([one(number, piece) for number, piece in enumerate(pieces)], strips)
 
 

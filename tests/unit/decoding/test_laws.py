@@ -60,6 +60,33 @@ def test_a_prefix_cache_changes_nothing(pattern):
     assert cache.report.hits == 2
 
 
+def test_prompts_that_begin_differently_each_find_what_is_theirs():
+    """In one call: those that share a beginning are read together, the others apart, and every hit is told."""
+    cache = PrefixCache(block=4)
+    made, plain = generator(["gru"], cache=cache), generator(["gru"])
+    prompts = [PROMPT, OTHER * 2, [*PROMPT[:8], *OTHER], OTHER[:3]]
+    expected = ids(plain.generate(prompts, max_new_tokens=6))
+    assert ids(made.generate(prompts, max_new_tokens=6)) == expected
+    assert cache.report.hits == 0
+    found = made.generate(prompts, max_new_tokens=6)
+    assert ids(found) == expected
+    assert cache.report.hits == 2  # the two that begin alike, and the other long one
+    assert [row[0].timings.cached_tokens for row in found] == [8, (len(OTHER) * 2 - 1) // 4 * 4, 8, 0]
+
+
+def test_a_cache_holds_no_more_than_it_may():
+    cache = PrefixCache(max_bytes=3000, block=4)
+    made = generator(["gru"], cache=cache)
+    for start in range(5):
+        made.generate([PROMPT[start:]], max_new_tokens=2)
+        assert cache.report.bytes <= 3000
+    assert cache.report.evicted > 0
+    assert cache.report.entries > 0
+    tiny = PrefixCache(max_bytes=10, block=4)
+    generator(["gru"], cache=tiny).generate([PROMPT], max_new_tokens=2)
+    assert (tiny.report.entries, tiny.report.refused > 0) == (0, True)
+
+
 @OVER
 def test_who_shares_the_batch_changes_nothing(pattern):
     made = generator(pattern)

@@ -58,6 +58,15 @@ def metaspace():
     return TextCodec(made)
 
 
+def words():
+    """A vocabulary of words, and no decoder."""
+    made = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.WordLevelTrainer(special_tokens=["<unk>", "</s>"], show_progress=False)
+    made.train_from_iterator(TEXTS, trainer)
+    return TextCodec(made)
+
+
 def streamed(writing, ids):
     """The parts that come unit by unit, and whether a stop text ended it."""
     parts = []
@@ -70,7 +79,7 @@ def streamed(writing, ids):
 
 
 MADE = {**{kind: (lambda kind=kind: codec(kind)) for kind in KINDS}, "byte-level": byte_level, "metaspace": metaspace}
-MADE["sentence-piece"] = sentence_piece
+MADE |= {"sentence-piece": sentence_piece, "words": words}
 
 
 @pytest.mark.parametrize("name", MADE)
