@@ -22,7 +22,7 @@ from jogak.decoding.search import Settings, search
 from jogak.errors import UserError
 from jogak.families._fields import Fields
 from jogak.hub.read import Plan
-from jogak.hub.writing import generator, rows_of
+from jogak.hub.writing import generator, rows_of, text_of
 from jogak.layers.pooling import POOLS
 from jogak.mixers import Context
 from jogak.models import Decoder, Encoder, EncoderDecoder, Model
@@ -170,7 +170,7 @@ class Pretrained:
         began = perf_counter()
         answers = [answer for found in made.generate(rows, **asked) for answer in found]
         ids = [[*a.ids, *([] if a.end is None else [a.end])] for a in answers]
-        text = [a.text for a in answers] if self.has_tokenizer else None
+        text = [text_of(self, a) for a in answers] if self.has_tokenizer else None
         return Generation(ids, text, [a.score for a in answers], perf_counter() - began)
 
     @torch.inference_mode()

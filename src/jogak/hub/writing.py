@@ -10,6 +10,7 @@ from torch import Tensor
 
 from jogak.codecs._spelling import Spelling, spell
 from jogak.codecs.text import Encoded, Slots
+from jogak.decoding.answers import Generation
 from jogak.decoding.generate import Generator
 from jogak.decoding.prefix import PrefixCache
 from jogak.errors import UserError
@@ -102,6 +103,11 @@ def generator(
     codec, given = CheckpointCodec(model, end, start), model.config
     longest = given.max_length if given.position == "learned" else None
     return Generator(model.module, codec, longest=longest, cache=cache, draft=draft, ends=codec.ends, by_length=True)
+
+
+def text_of(model: "Pretrained", found: Generation) -> str:
+    """An answer as its tokenizer decodes it alone: without the space that would stand between it and its prompt."""
+    return found.text if found.reason == "stop" else model.tokenizer.decode(list(found.ids))
 
 
 def rows_of(input_ids: Tensor | Sequence[Sequence[int]], mask: Tensor | None) -> list[list[int]]:

@@ -127,10 +127,11 @@ class Writer:
         )
         context = EMPTY if bool(mask.all()) else Context(mask=mask)
         found = search(self.model, torch.tensor(padded, device=device), context, settings)
-        return [[self._answer(h) for h in hypotheses] for hypotheses in found]
+        return [[self._answer(h, p) for h in ours] for ours, p in zip(found, prompts, strict=True)]
 
-    def _answer(self, found: Hypothesis) -> Continuation:
-        return Continuation(self.codec.decode(found.ids), found.ids, found.score, found.log_prob, found.ended)
+    def _answer(self, found: Hypothesis, prompt: Sequence[int]) -> Continuation:
+        text = self.codec.spelling.text(found.ids, prompt)  # a space between the two is part of it
+        return Continuation(text, found.ids, found.score, found.log_prob, found.ended)
 
 
 class _Documents:

@@ -98,6 +98,17 @@ def test_both_ways_of_searching_say_the_same(kind):
         assert [[a.ids for a in row] for row in plain_] == [[a.ids for a in row] for row in other]
 
 
+def test_a_space_between_prompt_and_answer_is_part_of_the_answer():
+    """Of pieces that begin with one; both predictors say the same, and so does a stream."""
+    recipe = trained().recipe
+    pieces = codec("bpe")
+    made = TrainedLanguageModel(recipe, decoder(vocab=pieces.vocab_size), pieces)
+    first, other = made.predictor(beam=2)(["저장"])[0][0], made.predictor(beam=2, bad_words=["zzz"])(["저장"])[0][0]
+    assert first.text == other.text
+    prompt = [pieces.bos_id, *pieces.encode("저장")]
+    assert (pieces.spelling.written(prompt) + pieces.spelling.written(first.ids)).decode() == " 저장" + first.text
+
+
 def test_samples_come_with_their_seed_and_data():
     made = trained(temperature=1.2)
     (answers,) = made.predictor(seed=5, n_best=2, logprobs=2)(["저장"])
