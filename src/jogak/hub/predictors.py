@@ -14,7 +14,7 @@ from jogak.decoding.answers import Generation
 from jogak.decoding.settings import of_recipe
 from jogak.errors import UserError
 from jogak.hub.pretrained import Pretrained
-from jogak.hub.writing import generator
+from jogak.hub.writing import generator, text_of
 from jogak.models import Classifier, Decoder, EncoderDecoder
 from jogak.tasks._decode import decode_with, is_search
 from jogak.tasks.contract import Predictor
@@ -90,7 +90,7 @@ class Writer(_Predictor):
     def _drawn(self, rows: Sequence[Sequence[int]]) -> list[list[Said]]:
         """By any other way of decoding."""
         answers = generator(self.model).generate(rows, of_recipe(self.decode))
-        return [[Said(a.text, a.score, _known(a)) for a in row] for row in answers]
+        return [[Said(text_of(self.model, a), a.score, _known(a)) for a in row] for row in answers]
 
     def _check(self, row: Sequence[int], name: str) -> None:
         """Refuse what is beyond a table of positions before half of an answer is written."""

@@ -1,5 +1,6 @@
 """`run` on checkpoints: text goes on, is labelled, or embedded, as the ids and numbers of the model say."""
 
+import io
 import json
 from pathlib import Path
 
@@ -84,6 +85,18 @@ def test_every_way_of_decoding(writer: Pretrained) -> None:
     beams = writer.run("a b", max_length=4, n_best=2)
     assert len({a.text for a in beams.answers}) == 2
     assert beams.value == writer.run("a b", max_length=4, beam=2).value
+
+
+def test_a_conversation_by_the_checkpoints_own_template(writer: Pretrained, monkeypatch, capsys) -> None:  # noqa: ANN001
+    template = "{% for m in messages %}{{ m['content'] }} {% endfor %}a"
+    (writer.folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", io.StringIO("b c\n"))
+    api.chat(writer.folder, device="cpu", max_new_tokens=3)
+    said = capsys.readouterr().out
+    ids = writer.chat([{"role": "user", "content": "b c"}])
+    assert ids == [5, 6, 4]
+    pieces = writer.generate([ids], 3, stream=True)
+    assert said == "".join(piece.text for piece in pieces) + "\n"
 
 
 def test_settings_without_meaning(writer: Pretrained, labeller: Pretrained) -> None:
