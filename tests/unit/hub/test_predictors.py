@@ -87,7 +87,7 @@ def test_every_way_of_decoding(writer: Pretrained) -> None:
     assert beams.value == writer.run("a b", max_length=4, beam=2).value
 
 
-def test_a_conversation_by_the_checkpoints_own_template(writer: Pretrained, monkeypatch, capsys) -> None:  # noqa: ANN001
+def test_a_conversation_by_the_checkpoints_own_template(writer: Pretrained, monkeypatch, capsys) -> None:
     template = "{% for m in messages %}{{ m['content'] }} {% endfor %}a"
     (writer.folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     monkeypatch.setattr("sys.stdin", io.StringIO("b c\n"))
