@@ -35,7 +35,7 @@ from jogak.hub.writing import chat_settings
 from jogak.hub.writing import generator as generator_of
 from jogak.looking import Panel, collect, write
 from jogak.tasks._chat import Chat, from_terminal, talk
-from jogak.tasks._decode import decoding_of
+from jogak.tasks._decode import decoding_of, to_stream
 from jogak.tasks._inputs import ENDINGS, Runner
 from jogak.tasks.contract import Evaluation, Predictor, Result, Trained, Writes, results
 from jogak.training import fit, machine
@@ -100,7 +100,8 @@ class Model:
         """
         made = self.generator()
         ids = made.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        asked = decoding_of(self.recipe.decode, settings)
+        decode = to_stream(self.recipe.decode, settings) if stream else self.recipe.decode
+        asked = decoding_of(decode, settings)
         return made.stream([ids], asked) if stream else made.generate([ids], asked)[0][0]
 
     def generator(self, *, cache: PrefixCache | None = None, draft: "Model | None" = None) -> Generator:
@@ -344,9 +345,7 @@ def chat(
         asked = decoding_of(config.Decode(), {**chat_settings(loaded), **settings})
         talking = Chat(made, asked, template=loaded.chat if loaded.has_chat else None, system=system)
     else:
-        decode = loaded.recipe.decode
-        if "beam" not in settings:  # it would know no answer before the end
-            decode = decode.model_copy(update={"beam": 1, "n_best": 1, "method": "auto"})
+        decode = to_stream(loaded.recipe.decode, settings)
         talking = Chat(loaded.generator(cache=cache), decoding_of(decode, settings), system=system)
     talk(talking, from_terminal(), sys.stdout, _warn)
 
