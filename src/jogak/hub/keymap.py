@@ -114,21 +114,26 @@ def fill(model: Model, checkpoint: Checkpoint, found: Match, dtype: torch.dtype,
         for name, part in zip(step.ours, parts, strict=True):
             old = ours[name]
             wanted = dtype if old.is_floating_point() else old.dtype
-            # A copy of its own: the mapping is let go, and what was cut or turned holds no larger storage alive.
-            fresh = torch.empty(old.shape, dtype=wanted, device=device)
-            fresh.copy_(part)
-            _put(places[id(old)], fresh, old)
+            _put(places[id(old)], _owned(part, old.shape, wanted, device), old)
         del parts
-        reader.done()
     for alias, of in found.repeated:
         if not torch.equal(reader.get(alias), reader.get(of)):
             raise UserError(
                 f"{checkpoint.folder}: keys '{alias}' and '{of}' are one tensor by config.json, "
                 "and hold different numbers"
             )
-        reader.done()
     if left := [name for name, t in our_tensors(model).items() if t.is_meta]:
         raise UserError(f"{checkpoint.folder}: nothing gave numbers to '{left[0]}'")
+
+
+def _owned(part: Tensor, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of the type and place that are wanted; what was cut or turned holds no larger storage alive."""
+    whole = part.is_contiguous() and part.untyped_storage().nbytes() == part.nbytes
+    if whole and part.dtype == dtype and part.device == device and part.shape == shape:
+        return part
+    fresh = torch.empty(shape, dtype=dtype, device=device)
+    fresh.copy_(part)
+    return fresh
 
 
 def give(
