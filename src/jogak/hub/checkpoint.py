@@ -4,6 +4,7 @@ Pickles are never opened, code that lies beside a checkpoint is never run.
 """
 
 import json
+import mmap
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -58,6 +59,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 AT_ONCE, READERS = 8 * 2**20, min(4, os.cpu_count() or 1)  # bytes in one go, and how many goes side by side
+LARGE = 2**20  # bytes
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -130,8 +132,9 @@ class Reader:
         entry = self._entries[name]
         if not entry.nbytes:
             return torch.empty(entry.shape, dtype=entry.dtype)
-        raw = torch.empty(entry.nbytes, dtype=torch.uint8)
-        target = memoryview(raw.numpy())  # pyright: ignore[reportArgumentType]  # its stub does not say so
+        # Large ones come from the system and go back to it; the allocator would keep what was only passing through.
+        buffer = mmap.mmap(-1, entry.nbytes) if entry.nbytes >= LARGE else bytearray(entry.nbytes)
+        raw, target = torch.frombuffer(buffer, dtype=torch.uint8), memoryview(buffer)
         with _told(entry.file):
             places = range(0, entry.nbytes, AT_ONCE)
             jobs = [(entry.file, target[at : at + AT_ONCE], entry.begin + at) for at in places]
