@@ -128,7 +128,6 @@ def _round_trip(made: Plan) -> tuple[int, list[str]]:
             # As bits, so that a NaN is equal to itself.
             if before.dtype != tensor.dtype or not torch.equal(_bits(before), _bits(tensor)):
                 changed.append(key)
-        reader.done()
     return count, changed
 
 
