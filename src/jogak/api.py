@@ -8,9 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Literal, overload
 
 import torch
@@ -27,36 +25,25 @@ from jogak.errors import UserError, nearest
 from jogak.hub import folder
 from jogak.hub.checkpoint import Checkpoint, is_checkpoint, is_hub_name, locate
 from jogak.hub.export import export as write_checkpoint
-from jogak.hub.export import of_run
+from jogak.hub.predictors import predictor
 from jogak.hub.pretrained import Pretrained
 from jogak.hub.read import read
+from jogak.hub.runs import export_run
 from jogak.hub.verify import Report
 from jogak.hub.verify import verify as verify_checkpoint
 from jogak.hub.writing import chat_settings
 from jogak.hub.writing import generator as generator_of
 from jogak.looking import Panel, collect, write
-from jogak.models.cost import cost
-from jogak.models.plan import describe
 from jogak.tasks._chat import Chat, from_terminal, talk
-from jogak.tasks._decode import decoding_of
+from jogak.tasks._decode import decoding_of, to_stream
 from jogak.tasks._inputs import ENDINGS, Runner
-from jogak.tasks.contract import Answer, Evaluation, Trained, Writes
+from jogak.tasks.contract import Evaluation, Predictor, Result, Trained, Writes, results
 from jogak.training import fit, machine
 from jogak.training.run import Run, load_into
 
 CHAT_BYTES = 1 << 29  # of states that a conversation keeps, so that its history is read once
 
 Overrides = Sequence[str] | Mapping[str, object]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a model made of one input: the best answer, its score, every answer asked for, seconds taken."""
-
-    value: str
-    score: float
-    answers: tuple[Answer, ...]
-    seconds: float
 
 
 class Model:
@@ -77,12 +64,7 @@ class Model:
 
         Raises: UserError for an empty or over-long text, or a setting that the task does not have.
         """
-        texts = [x] if isinstance(x, str) else list(x)
-        start = perf_counter()
-        found = self.trained.predictor(**settings)(texts)
-        seconds = (perf_counter() - start) / max(1, len(texts))
-        results = [Result(a[0].text, a[0].score, tuple(a), seconds) for a in found]
-        return results[0] if isinstance(x, str) else results
+        return results(self.trained.predictor(**settings), x)
 
     @overload
     def generate(
@@ -118,7 +100,8 @@ class Model:
         """
         made = self.generator()
         ids = made.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        asked = decoding_of(self.recipe.decode, settings)
+        decode = to_stream(self.recipe.decode, settings) if stream else self.recipe.decode
+        asked = decoding_of(decode, settings)
         return made.stream([ids], asked) if stream else made.generate([ids], asked)[0][0]
 
     def generator(self, *, cache: PrefixCache | None = None, draft: "Model | None" = None) -> Generator:
@@ -156,6 +139,10 @@ class Model:
         return panels, trace.output
 
 
+def _predictor(model: Model | Pretrained, **settings: Any) -> Predictor:  # noqa: ANN401
+    return model.trained.predictor(**settings) if isinstance(model, Model) else predictor(model, **settings)
+
+
 def load(
     name: str | Path,
     *,
@@ -188,10 +175,9 @@ def export(model: str | Path | Model | Pretrained, output: str | Path) -> Path:
     """
     loaded = load(model, device="cpu") if isinstance(model, str | Path) else model
     if isinstance(loaded, Model):
-        given = loaded.module.config.model_copy(update={"vocab_size": loaded.codec.vocab_size})
-        ids = {f"{role}_token_id": getattr(loaded.codec, f"{role}_id") for role in ("pad", "bos", "eos")}
-        loaded = of_run(loaded.folder, loaded.module, given, {n: i for n, i in ids.items() if i is not None})
-    write_checkpoint(loaded, Path(output))
+        export_run(loaded.trained, loaded.folder, Path(output))
+    else:
+        write_checkpoint(loaded, Path(output))
     return Path(output)
 
 
@@ -302,12 +288,15 @@ def compare(
 
 
 def run(
-    model: str | Path | Model,
+    model: str | Path | Model | Pretrained,
     x: str | Sequence[str],
     **settings: Any,  # noqa: ANN401
 ) -> Result | list[Result]:
-    """`Model.run` on a model or its name."""
-    return (model if isinstance(model, Model) else load_run(model)).run(x, **settings)
+    """Do the task of a model, or of the one that has a name, on one text or on many at once.
+
+    Raises: UserError for an empty or over-long text, or a setting that the model does not have.
+    """
+    return results(_predictor(load(model) if isinstance(model, str | Path) else model, **settings), x)
 
 
 def run_inputs(
@@ -324,9 +313,9 @@ def run_inputs(
     Answers go to standard output, or to `output`: a file, or for a folder a folder.
     """
     _check_inputs(inputs, output)
-    loaded = load_run(model, device=device)
-    predictor = loaded.trained.predictor(**settings)
-    runner = Runner(predictor, field=loaded.trained.field, as_json=as_json, warn=_warn)
+    loaded = load(model, device=device)
+    field = loaded.trained.field if isinstance(loaded, Model) else "text"
+    runner = Runner(_predictor(loaded, **settings), field=field, as_json=as_json, warn=_warn)
     for name in filter(_is_folder, inputs):
         assert output is not None
         for written in runner.folder(Path(name), output):
@@ -353,11 +342,10 @@ def chat(
     cache = PrefixCache(CHAT_BYTES)
     if isinstance(loaded, Pretrained):
         made = generator_of(loaded, cache=cache)
-        talking = Chat(made, decoding_of(config.Decode(), {**chat_settings(loaded), **settings}), system=system)
+        asked = decoding_of(config.Decode(), {**chat_settings(loaded), **settings})
+        talking = Chat(made, asked, template=loaded.chat if loaded.has_chat else None, system=system)
     else:
-        decode = loaded.recipe.decode
-        if "beam" not in settings:  # it would know no answer before the end
-            decode = decode.model_copy(update={"beam": 1, "n_best": 1, "method": "auto"})
+        decode = to_stream(loaded.recipe.decode, settings)
         talking = Chat(loaded.generator(cache=cache), decoding_of(decode, settings), system=system)
     talk(talking, from_terminal(), sys.stdout, _warn)
 
@@ -456,6 +444,9 @@ def plan(name: str, overrides: Overrides = (), *, length: int | None = None) -> 
 
     length: units on each side of one example; None: the recipe's longest, or 512.
     """
+    from jogak.models.cost import cost  # brings triton, where there is one: a tenth of a second for every verb
+    from jogak.models.plan import describe
+
     recipe = None
     if name in registry.preset_names() and not Path(name).exists():
         if overrides:

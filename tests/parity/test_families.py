@@ -14,13 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from jogak import families
+from jogak import families, models
 from jogak.errors import UserError
 from jogak.families._fields import Fields
 from jogak.hub import keymap
 from jogak.hub.checkpoint import Checkpoint
+from jogak.hub.export import export
 from jogak.hub.pretrained import Pretrained
-from jogak.hub.read import read
+from jogak.hub.read import plan, read
+from jogak.hub.runs import of_run
+from jogak.hub.verify import verify
 from jogak.hub.write import write
 from jogak.mixers import Context
 from jogak.models import Decoder, EncoderDecoder
@@ -31,6 +34,7 @@ transformers.logging.set_verbosity_error()
 
 Case = tuple[nn.Module, Path, Inputs]
 CASES = [(name, architecture) for name in families.names() for architecture in families.find(name).TINY]
+WRITTEN = [case for case in CASES if hasattr(families.find(case[0]), "write_config")]  # runs go out as these
 DASHED = ("openai_gpt",)  # families whose model type has a dash
 PRESENT = ("esm",)  # saved with present keys; the older ones that transformers writes by default are test_esm.py's
 ALONE = ("recurrent_gemma",)  # padding on the left changes what theirs writes: in test_recurrent_gemma.py without it
@@ -200,6 +204,37 @@ def test_out_again(case: Case, tmp_path: Path) -> None:
     assert all(torch.equal(t, expected[k]) for k, t in again.state_dict().items())
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("case", WRITTEN, ids="-".join, indirect=True)
+def test_own_models_go_out(case: Case, tmp_path: Path) -> None:
+    """A model that jogak built, its configuration worked back into config.json by the family."""
+    model, path, inputs = case
+    came = read(Checkpoint(path))
+    torch.manual_seed(3)
+    own = models.build(came.given)
+    for parameter in own.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.1)
+    wrapped = of_run(tmp_path, own.eval(), came.given, {"pad_token_id": 0})
+    export(wrapped, tmp_path / "out")
+    theirs = type(model).from_pretrained(tmp_path / "out")
+    close(own(*inputs.ours), inputs.output(theirs.eval()), inputs.real)
+
+
+def test_verify(case: Case) -> None:
+    """Every check of `jogak verify` is made and holds: keys, tensors back, outputs, each block, what is written."""
+    _, path, _ = case
+    report = verify(path)
+    assert report.holds, report.table()
+    assert report.against == transformers.__version__
+    given = read(Checkpoint(path)).given
+    sides = given.topology.split("-")
+    depth = sum(given.stack("encoder" if side == "encoder" else "decoder").depth for side in sides)
+    assert len(report.blocks) == depth + len(sides)
+    assert max(report.blocks.values()) <= CLOSE
+    assert report.departs is None
+    assert report.text is (True if given.topology != "encoder" and given.head.kind == "units" else None)
+
+
 def test_dropped_added_and_misshaped_keys(case: Case, tmp_path: Path) -> None:
     _, path, _ = case
     tensors = load_file(path / "model.safetensors")
@@ -220,6 +255,40 @@ def test_dropped_added_and_misshaped_keys(case: Case, tmp_path: Path) -> None:
     assert f"'{victim}'" in (told := refused({**tensors, victim: wrong}))
     assert str(list(wrong.shape)) in told
     assert "\n" not in told
+
+
+WRONG = ("x", "", -1, 0, 1, 2**62, 1.5, float("nan"), True, [], ["x"], [[]], {"a": 1})
+
+
+def test_fields_of_any_type(case: Case) -> None:
+    """Whatever a field of config.json holds, it is read or refused in one sentence; nothing else comes up."""
+    _, path, _ = case
+    checkpoint = Checkpoint(path)
+    family, refusals = families.find(checkpoint.model_type), 0
+    for field in checkpoint.config:
+        for value in WRONG:
+            try:
+                family.read_config(Fields({**checkpoint.config, field: value}, "config.json", checkpoint.entries))
+            except UserError as error:
+                refusals += 1
+                told = str(error)
+                if "\n" in told or len(told) > 500:
+                    pytest.fail(told)
+    assert refusals > 50
+
+
+def test_huge_sizes_are_refused_before_they_are_allocated(case: Case) -> None:
+    _, path, _ = case
+    checkpoint = Checkpoint(path)
+    whole, refusals = checkpoint.config, 0
+    sizes = [n for n, v in whole.items() if isinstance(v, int) and not isinstance(v, bool) and not n.endswith("_id")]
+    for field in sizes:
+        checkpoint.config = {**whole, field: 2**23}
+        try:
+            plan(checkpoint)  # on the meta device: all that it takes is time
+        except UserError:
+            refusals += 1
+    assert refusals >= 4
 
 
 def test_every_family_says_what_it_supports() -> None:

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from jogak import config
-from jogak.families._fields import Fields
+from jogak.families._fields import Fields, activation_of, architecture_of, heads_of, width_of
 from jogak.families._keys import ZEROS, Given, Rule, Tie, concatenate, key, rename, reshaped, tie
 
 Side = Literal["encoder", "decoder"]
+SIDES: tuple[Side, ...] = ("encoder", "decoder")
 
 
 def stack(
@@ -95,6 +96,32 @@ def shared(given: Fields, family: str, **options: Any) -> config.Model:  # noqa:
     bias = kind == "units" and (_BIAS in given.keys or (not given.keys and family != "M2M100"))
     sizes = {"vocab_size": given.integer("vocab_size"), "tie": "all"}
     return pair(given, {"kind": kind, "bias": bias}, **sizes, **options)
+
+
+def written(model: config.Model, family: str, writes: str) -> dict[str, Any]:
+    """config.json of a model that `pair` can read; writes: the class of the family that has a head."""
+    fields: dict[str, Any] = {
+        "architectures": architecture_of(model, {"units": writes, "none": f"{family}Model"}),
+        "model_type": family.lower(),
+        "vocab_size": model.vocab_size,
+        "d_model": model.width,
+        "max_position_embeddings": model.max_length,
+        "tie_word_embeddings": model.tie != "none",
+        "scale_embedding": model.scale_embedding,
+        "dropout": model.dropout,
+        "activation_function": activation_of(model.stack("encoder")),
+        "is_encoder_decoder": True,
+        "forced_bos_token_id": None,
+        "forced_eos_token_id": None,
+    }
+    for side in SIDES:
+        stack = model.stack(side)
+        fields |= {
+            f"{side}_layers": stack.depth,
+            f"{side}_attention_heads": heads_of(stack),
+            f"{side}_ffn_dim": width_of(stack, model.width),
+        }
+    return fields
 
 
 _BIAS, _TABLE = "final_logits_bias", "model.shared.weight"

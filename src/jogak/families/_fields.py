@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from jogak import config
 from jogak.errors import UserError, nearest
 
 LARGEST = 2**24  # of any size in a configuration: far above all published, far below what overflows
@@ -170,6 +171,32 @@ class Fields:
 
     def _wrong(self, name: str, value: object, wanted: str) -> UserError:
         return UserError(f"{self.where}: '{name}' must be {wanted}, got {_short(value)}")
+
+
+# ---------------------------------------------------------------- the other way: fields of a model of jogak
+
+
+def architecture_of(model: config.Model, known: Mapping[str, str]) -> list[str]:
+    """`architectures` for the kind of head; the first of `known` where the family has no such head."""
+    return [known.get(model.head.kind, next(iter(known.values())))]
+
+
+def heads_of(stack: config.Stack) -> int:
+    """Query heads of the first mixer; the default of mixers.attention where it does not say."""
+    return stack.pattern[0].options.get("heads", 8)
+
+
+def width_of(stack: config.Stack, width: int) -> int:
+    """The inner width of the feedforward."""
+    return stack.feedforward.width or 4 * width if stack.feedforward is not None else 4 * width
+
+
+def activation_of(stack: config.Stack, *preferred: str) -> str:
+    """What config.json calls the feedforward's activation, gated or not; of several names one of `preferred`."""
+    ours = stack.feedforward.activation if stack.feedforward is not None else "gelu"
+    ours = next((plain for plain, gated in GATED.items() if gated == ours), ours)
+    known = [name for name, means in ACTIVATIONS.items() if means == ours]
+    return next((name for name in preferred if name in known), known[0])
 
 
 def _short(value: object) -> str:

@@ -1,5 +1,7 @@
 """Decoders laid out like Llama in which only some blocks look through a window."""
 
+from typing import Any
+
 from jogak import config
 from jogak.errors import UserError
 from jogak.families._fields import Fields
@@ -24,6 +26,19 @@ def windowed(given: Fields, model: config.Model, window: int | None, default: li
     narrow = config.Mixer.model_validate({"name": whole.name, **whole.options, "window": window})
     pattern = _shortest([narrow if kind == WINDOWED else whole for kind in kinds])
     return model.model_copy(update={"decoder": stack.model_copy(update={"pattern": pattern})})
+
+
+def written(model: config.Model) -> dict[str, Any]:
+    """The fields of config.json that `windowed` reads, of a model with windows in some of its blocks."""
+    stack = model.stack("decoder")
+    windows = [stack.pattern[index % len(stack.pattern)].options.get("window") for index in range(stack.depth)]
+    widest = next((window for window in windows if window is not None), None)
+    return {
+        "use_sliding_window": widest is not None,
+        "sliding_window": widest,
+        "layer_types": [WHOLE if window is None else WINDOWED for window in windows],
+        "max_window_layers": sum(window is None for window in windows),
+    }
 
 
 def _shortest(mixers: list[config.Mixer]) -> tuple[config.Mixer, ...]:

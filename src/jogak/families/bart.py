@@ -44,6 +44,11 @@ def read_config(given: Fields) -> config.Model:
     )
 
 
+def write_config(model: config.Model) -> dict[str, Any]:
+    """config.json of a model that can be one of the family; what does not fit is seen when it is read again."""
+    return _bart.written(model, "Bart", "BartForConditionalGeneration")
+
+
 def table(model: config.Model) -> Table:
     """With a table of positions on each side."""
     sides = ("encoder", "decoder")

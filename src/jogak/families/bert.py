@@ -3,7 +3,7 @@
 from typing import Any
 
 from jogak import config
-from jogak.families._fields import Fields
+from jogak.families._fields import Fields, activation_of, heads_of, width_of
 from jogak.families._keys import Table, concatenate, drop, legacy, rename, tie
 
 SUPPORTS = "masked language models, embeddings (BertModel), classifiers of sequences"
@@ -71,6 +71,27 @@ def read_config(given: Fields) -> config.Model:
         dropout=dropout,
         init="normal",
     )
+
+
+def write_config(model: config.Model) -> dict[str, Any]:
+    """config.json of a model that can be one of the family; what does not fit is seen when it is read again."""
+    stack, kinds = model.stack("encoder"), {"units": "BertForMaskedLM", "none": "BertModel"}
+    return {
+        "architectures": [kinds.get(model.head.kind, "BertForSequenceClassification")],
+        "model_type": "bert",
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.width,
+        "num_hidden_layers": stack.depth,
+        "num_attention_heads": heads_of(stack),
+        "intermediate_size": width_of(stack, model.width),
+        "hidden_act": activation_of(stack),
+        "max_position_embeddings": model.max_length,
+        "type_vocab_size": model.token_types or 1,
+        "layer_norm_eps": stack.norm_eps,
+        "tie_word_embeddings": model.tie in ("output", "all"),
+        **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), model.dropout),
+        **({} if model.head.classes is None else {"num_labels": model.head.classes}),
+    }
 
 
 def table(model: config.Model) -> Table:

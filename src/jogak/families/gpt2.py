@@ -3,7 +3,7 @@
 from typing import Any
 
 from jogak import config
-from jogak.families._fields import Fields
+from jogak.families._fields import Fields, activation_of, architecture_of, heads_of, width_of
 from jogak.families._keys import Table, drop, rename, tie, transpose
 
 SUPPORTS = "language models (GPT2LMHeadModel), without a head (GPT2Model)"
@@ -44,6 +44,25 @@ def read_config(given: Fields) -> config.Model:
         dropout=given.fraction("resid_pdrop", 0.1),
         init="normal",
     )
+
+
+def write_config(model: config.Model) -> dict[str, Any]:
+    """config.json of a model that can be one of the family; what does not fit is seen when it is read again."""
+    stack = model.stack("decoder")
+    return {
+        "architectures": architecture_of(model, {"units": "GPT2LMHeadModel", "none": "GPT2Model"}),
+        "model_type": "gpt2",
+        "vocab_size": model.vocab_size,
+        "n_positions": model.max_length,
+        "n_embd": model.width,
+        "n_layer": stack.depth,
+        "n_head": heads_of(stack),
+        "n_inner": width_of(stack, model.width),
+        "activation_function": activation_of(stack, "gelu_new"),
+        "layer_norm_epsilon": stack.norm_eps,
+        "tie_word_embeddings": model.tie in ("output", "all"),
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), model.dropout),
+    }
 
 
 def table(model: config.Model) -> Table:

@@ -6,7 +6,7 @@ Mixer and feedforward side by side, each behind a norm of its own; a quarter of 
 from typing import Any
 
 from jogak import config
-from jogak.families._fields import Fields
+from jogak.families._fields import Fields, activation_of, architecture_of, heads_of, width_of
 from jogak.families._keys import Rule, Table, drop, key, regrouped, rename, tie
 from jogak.families._rotary import rotary_options
 
@@ -64,6 +64,33 @@ def _rotary(given: Fields, head_dim: int) -> dict[str, Any]:
     said = any("partial_rotary_factor" in part for part in (given, given.section("rope_parameters")))
     turned = int(head_dim * given.positive("rotary_pct", 0.25))
     return options if said or turned == head_dim else {**options, "rotary_dim": turned}
+
+
+def write_config(model: config.Model) -> dict[str, Any]:
+    """config.json of a model that can be one of the family; what does not fit is seen when it is read again."""
+    stack = model.stack("decoder")
+    options, heads = stack.pattern[0].options, heads_of(stack)
+    head_dim, theta = model.width // heads, options.get("rotary_base", 10000.0)
+    share = (options.get("rotary_dim") or head_dim) / head_dim
+    return {
+        "architectures": architecture_of(model, {"units": "GPTNeoXForCausalLM", "none": "GPTNeoXModel"}),
+        "model_type": "gpt_neox",
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.width,
+        "intermediate_size": width_of(stack, model.width),
+        "num_hidden_layers": stack.depth,
+        "num_attention_heads": heads,
+        "attention_bias": options.get("bias", True),
+        "hidden_act": activation_of(stack),
+        "max_position_embeddings": model.max_length,
+        "use_parallel_residual": stack.placement == "parallel_apart",
+        "layer_norm_eps": stack.norm_eps,
+        "rotary_emb_base": theta,
+        "rotary_pct": share,
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": share},
+        "tie_word_embeddings": model.tie in ("output", "all"),
+        **dict.fromkeys(("hidden_dropout", "attention_dropout"), model.dropout),
+    }
 
 
 def table(model: config.Model) -> Table:

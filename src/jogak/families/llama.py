@@ -6,7 +6,7 @@
 from typing import Any
 
 from jogak import config
-from jogak.families._fields import Fields
+from jogak.families._fields import Fields, activation_of, architecture_of, heads_of, width_of
 from jogak.families._keys import Rule, Table, concatenate, drop, rename, tie
 from jogak.families._rotary import rotary_options
 
@@ -71,6 +71,41 @@ def read_decoder(
         dropout=0.0,
         init="normal",
     )
+
+
+def write_config(model: config.Model) -> dict[str, Any]:
+    """config.json of a model that can be one of the family; what does not fit is seen when it is read again."""
+    bias = model.stack("decoder").pattern[0].options.get("bias", True)
+    ff = model.stack("decoder").feedforward
+    return {
+        **write_decoder(model, "Llama"),
+        "attention_bias": bias,
+        "mlp_bias": ff is not None and ff.bias,
+    }
+
+
+def write_decoder(model: config.Model, family: str) -> dict[str, Any]:
+    """config.json of a decoder laid out like Llama, without what is told of its biases."""
+    stack = model.stack("decoder")
+    options, heads = stack.pattern[0].options, heads_of(stack)
+    theta = options.get("rotary_base", 10000.0)
+    return {
+        "architectures": architecture_of(model, {"units": f"{family}ForCausalLM", "none": f"{family}Model"}),
+        "model_type": family.lower(),
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.width,
+        "intermediate_size": width_of(stack, model.width),
+        "num_hidden_layers": stack.depth,
+        "num_attention_heads": heads,
+        "num_key_value_heads": options.get("kv_heads") or heads,
+        "head_dim": options.get("head_dim") or model.width // heads,
+        "hidden_act": activation_of(stack),
+        "max_position_embeddings": model.max_length,
+        "rms_norm_eps": stack.norm_eps,
+        "rope_theta": theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+        "tie_word_embeddings": model.tie in ("output", "all"),
+    }
 
 
 def attention_rules(model: config.Model) -> tuple[Rule, ...]:

@@ -6,7 +6,7 @@
 from typing import Any
 
 from jogak import config
-from jogak.families._fields import Fields
+from jogak.families._fields import Fields, architecture_of
 from jogak.families._keys import Map, Rule, Table, key, rename, tie
 
 SUPPORTS = "language models (MambaForCausalLM), without a head (MambaModel); the residual stream has the weights' type"
@@ -83,6 +83,30 @@ def read_decoder(given: Fields, family: str, mixer: dict[str, Any], *, tied: boo
         dropout=0.0,
         init="normal",
     )
+
+
+def write_config(model: config.Model) -> dict[str, Any]:
+    """config.json of a model that can be one of the family; what does not fit is seen when it is read again."""
+    stack = model.stack("decoder")
+    options = stack.pattern[0].options
+    return {
+        "architectures": architecture_of(model, {"units": "MambaForCausalLM", "none": "MambaModel"}),
+        "model_type": "mamba",
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.width,
+        "num_hidden_layers": stack.depth,
+        "state_size": options.get("state", 16),
+        "expand": options.get("expand", 2),
+        "intermediate_size": round(options.get("expand", 2) * model.width),
+        "conv_kernel": options.get("conv", 4),
+        "time_step_rank": options.get("dt_rank") or -(-model.width // 16),
+        "time_step_min": options.get("dt_min", 0.001),
+        "time_step_max": options.get("dt_max", 0.1),
+        "use_bias": options.get("bias", False),
+        "use_conv_bias": options.get("conv_bias", True),
+        "layer_norm_epsilon": stack.norm_eps,
+        "tie_word_embeddings": model.tie in ("output", "all"),
+    }
 
 
 def mixer_rules(theirs: str, ours: str) -> tuple[Rule, ...]:

@@ -49,6 +49,17 @@ def read_config(given: Fields) -> config.Model:
     )
 
 
+def write_config(model: config.Model) -> dict[str, Any]:
+    """config.json of a model that can be one of the family; what does not fit is seen when it is read again."""
+    shared = model.source_vocab_size is None and model.tie == "all"
+    return {
+        **_bart.written(model, "Marian", "MarianMTModel"),
+        "vocab_size": model.vocab_size if shared else model.source_vocab_size or model.vocab_size,
+        "decoder_vocab_size": model.vocab_size,
+        "share_encoder_decoder_embeddings": shared,
+    }
+
+
 def table(model: config.Model) -> Table:
     """Positions are worked out, and left out where an older checkpoint has them."""
     shared = model.tie == "all"

@@ -17,4 +17,10 @@ def read_config(given: Fields) -> config.Model:
     return llama.read_decoder(given, "Mistral", attention if window is None else {**attention, "window": window})
 
 
+def write_config(model: config.Model) -> dict[str, Any]:
+    """config.json of a model that can be one of the family; what does not fit is seen when it is read again."""
+    window = model.stack("decoder").pattern[0].options.get("window")
+    return {**llama.write_decoder(model, "Mistral"), "sliding_window": window}
+
+
 table = llama.table

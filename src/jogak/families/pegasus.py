@@ -29,6 +29,11 @@ def read_config(given: Fields) -> config.Model:
     )
 
 
+def write_config(model: config.Model) -> dict[str, Any]:
+    """config.json of a model that can be one of the family; what does not fit is seen when it is read again."""
+    return _bart.written(model, "Pegasus", "PegasusForConditionalGeneration")
+
+
 def table(model: config.Model) -> Table:
     """Positions are worked out, and left out of checkpoints that have them."""
     worked_out = drop("model.encoder.embed_positions.weight", "model.decoder.embed_positions.weight")

@@ -16,4 +16,9 @@ def read_config(given: Fields) -> config.Model:
     return llama.read_decoder(given, "Qwen2", {"bias": True, "out_bias": False})
 
 
+def write_config(model: config.Model) -> dict[str, Any]:
+    """config.json of a model that can be one of the family; what does not fit is seen when it is read again."""
+    return llama.write_decoder(model, "Qwen2")
+
+
 table = llama.table

@@ -6,7 +6,7 @@ from jogak import config
 from jogak.families import llama
 from jogak.families._fields import Fields
 from jogak.families._keys import Table, rename
-from jogak.families._layers import WHOLE, WINDOWED, windowed
+from jogak.families._layers import WHOLE, WINDOWED, windowed, written
 
 SUPPORTS = "language models (Qwen3ForCausalLM), without a head (Qwen3Model); sliding windows in some blocks"
 _SIZES = {**llama.TINY["LlamaForCausalLM"], "head_dim": 12}
@@ -27,6 +27,12 @@ def read_config(given: Fields) -> config.Model:
     kinds = [WINDOWED if index >= first else WHOLE for index in range(depth)]
     window = given.maybe_integer("sliding_window") if given.flag("use_sliding_window", False) else None
     return windowed(given, model, window, kinds)
+
+
+def write_config(model: config.Model) -> dict[str, Any]:
+    """config.json of a model that can be one of the family; what does not fit is seen when it is read again."""
+    bias = model.stack("decoder").pattern[0].options.get("bias", True)
+    return {**llama.write_decoder(model, "Qwen3"), "attention_bias": bias, **written(model)}
 
 
 def table(model: config.Model) -> Table:

@@ -57,7 +57,7 @@ def read_config(given: Fields) -> config.Model:
         depth=given.depth("num_hidden_layers", 26),
         pattern=tuple(config.Mixer.model_validate(mixers[kind]) for kind in kinds),
         feedforward=config.FeedForward(
-            width=given.integer("intermediate_size", 3 * width) // 2,
+            width=given.integer("intermediate_size", 3 * width, least=2) // 2,
             activation=gated,  # pyright: ignore[reportArgumentType]
         ),
         placement="pre",

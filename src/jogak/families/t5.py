@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from jogak import config
-from jogak.families._fields import GATED, Fields
+from jogak.families._fields import GATED, Fields, activation_of, heads_of, width_of
 from jogak.families._keys import Rule, Table, concatenate, rename, tie
 
 SUPPORTS = "text to text (T5ForConditionalGeneration), without a head (T5Model), the encoder alone (T5EncoderModel)"
@@ -87,6 +87,35 @@ def _activation(given: Fields) -> str:
     gated = name.startswith("gated-")
     plain = Fields({"feed_forward_proj": name.removeprefix("gated-")}, given.where)
     return plain.activation("feed_forward_proj", gated=gated)
+
+
+def write_config(model: config.Model) -> dict[str, Any]:
+    """config.json of a model that can be one of the family; what does not fit is seen when it is read again."""
+    stack = model.stack("encoder")
+    options, heads = stack.pattern[0].options, heads_of(stack)
+    kinds = {"units": "T5ForConditionalGeneration", "none": "T5Model"}
+    ff = stack.feedforward
+    gated = ff is not None and ff.activation in GATED.values()
+    return {
+        "architectures": ["T5EncoderModel" if model.topology == "encoder" else kinds.get(model.head.kind, "T5Model")],
+        "model_type": "t5",
+        "vocab_size": model.vocab_size,
+        "d_model": model.width,
+        "d_kv": options.get("head_dim") or model.width // heads,
+        "d_ff": width_of(stack, model.width),
+        "num_layers": stack.depth,
+        "num_decoder_layers": stack.depth if model.topology == "encoder" else model.stack("decoder").depth,
+        "num_heads": heads,
+        "relative_attention_num_buckets": options.get("buckets", 32),
+        "relative_attention_max_distance": options.get("max_distance", 128),
+        "feed_forward_proj": ("gated-" if gated else "") + activation_of(stack, "gelu" if gated else "gelu_new"),
+        "layer_norm_epsilon": stack.norm_eps,
+        "dropout_rate": model.dropout,
+        "is_encoder_decoder": model.topology != "encoder",
+        "tie_word_embeddings": True,
+        "scale_decoder_outputs": model.head.scale is not None,
+        "decoder_start_token_id": 0,
+    }
 
 
 def table(model: config.Model) -> Table:

@@ -3,8 +3,12 @@
 Pickles are never opened, code that lies beside a checkpoint is never run.
 """
 
+import json
+import mmap
+import os
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +38,7 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "sentencepiece.bpe.model",
 )
+TEMPLATES = "additional_chat_templates"
 OTHER_FILES = (
     "generation_config.json",
     "preprocessor_config.json",
@@ -53,18 +58,20 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-AT_ONCE = 64 * 2**20  # bytes read through one mapping before it is let go, so that its pages do not pile up
+AT_ONCE, READERS = 8 * 2**20, min(4, os.cpu_count() or 1)  # bytes in one go, and how many goes side by side
+LARGE = 2**20  # bytes
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor in a file: where it is and what it is, known without reading it."""
+    """A tensor in a file: where it is and what it is, known without reading it. begin: its first byte in the file."""
 
     file: Path
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    begin: int
 
     @property
     def nbytes(self) -> int:
@@ -112,15 +119,10 @@ class Checkpoint:
 
 
 class Reader:
-    """Tensors of a checkpoint one at a time, through memory-mapped files that are let go again and again.
-
-    A tensor that `get` gives lies in the mapping: copy it before the next call of `done`.
-    """
+    """Tensors of a checkpoint, one at a time, each in memory of its own: nothing but what is asked for is held."""
 
     def __init__(self, entries: Mapping[str, Entry]) -> None:
         self._entries = entries
-        self._open: dict[Path, Any] = {}
-        self._read = 0
 
     def get(self, name: str) -> Tensor:
         """The tensor of a key.
@@ -128,17 +130,34 @@ class Reader:
         Raises: UserError if the file cannot be read any more.
         """
         entry = self._entries[name]
-        self._read += entry.nbytes
+        if not entry.nbytes:
+            return torch.empty(entry.shape, dtype=entry.dtype)
+        # Large ones come from the system and go back to it; the allocator would keep what was only passing through.
+        buffer = mmap.mmap(-1, entry.nbytes) if entry.nbytes >= LARGE else bytearray(entry.nbytes)
+        raw, target = torch.frombuffer(buffer, dtype=torch.uint8), memoryview(buffer)
         with _told(entry.file):
-            if entry.file not in self._open:
-                self._open[entry.file] = _safe_open(entry.file)
-            return self._open[entry.file].get_tensor(name)
+            places = range(0, entry.nbytes, AT_ONCE)
+            jobs = [(entry.file, target[at : at + AT_ONCE], entry.begin + at) for at in places]
+            if len(jobs) == 1:
+                whole = _fill(*jobs[0])
+            else:  # what is read of a disk's cache is bound by the processor that copies it
+                with ThreadPoolExecutor(READERS) as readers:
+                    whole = all(readers.map(_fill, *zip(*jobs, strict=True)))
+            if not whole:
+                raise UserError(f"{entry.file}: is shorter than it was when it was opened; fetch it again")
+        return raw.view(entry.dtype).view(entry.shape)
 
-    def done(self) -> None:
-        """What was got has been copied; pages are let go once they are many."""
-        if self._read > AT_ONCE:
-            self._open.clear()
-            self._read = 0
+
+def _fill(path: Path, target: memoryview, begin: int) -> bool:
+    """Fill memory with what stands at a place of a file; whether there was enough."""
+    with path.open("rb", buffering=0) as file:
+        file.seek(begin)
+        while target:
+            count = file.readinto(target)
+            if not count:
+                return False
+            target = target[count:]
+    return True
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -168,7 +187,7 @@ def locate(
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["config.json", SINGLE, INDEX, "*.safetensors", *TOKENIZER_FILES, *OTHER_FILES]
+    wanted = ["config.json", SINGLE, INDEX, "*.safetensors", *TOKENIZER_FILES, *OTHER_FILES, f"{TEMPLATES}/*.jinja"]
     try:
         return Path(
             snapshot_download(str(name), revision=revision, token=token, cache_dir=cache, allow_patterns=wanted)
@@ -242,13 +261,22 @@ def _shard(index: Path, name: str) -> Path:
 
 def _entries(file: Path) -> Iterator[Entry]:
     with _told(file):
-        opened = _safe_open(file)
+        opened = _safe_open(file)  # checks the header, and that its tensors lie one behind another to the end
+        places = _places(file)
         for name in opened.keys():  # noqa: SIM118  # no mapping
             part = opened.get_slice(name)
             kind = part.get_dtype()
             if kind not in DTYPES:
                 raise UserError(f"{file}: tensor '{name}' is stored as {kind}, which is not read; convert it")
-            yield Entry(file, name, tuple(part.get_shape()), DTYPES[kind])
+            yield Entry(file, name, tuple(part.get_shape()), DTYPES[kind], places[name])
+
+
+def _places(file: Path) -> dict[str, int]:
+    """The first byte of each tensor: the header says it, behind eight bytes that say how long the header is."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+    return {n: 8 + length + entry["data_offsets"][0] for n, entry in header.items() if n != "__metadata__"}
 
 
 def _safe_open(file: Path) -> Any:  # noqa: ANN401  # the library's own handle

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from jogak.errors import UserError, nearest
 from jogak.families._keys import Step, Table
 from jogak.hub.checkpoint import Checkpoint
 from jogak.models import Classifier, Model
+
+AT_ONCE = 2  # tensors that are made side by side
 
 
 def our_tensors(model: Model) -> dict[str, Tensor]:
@@ -72,6 +75,15 @@ def match(checkpoint: Checkpoint, table: Table, model: Model) -> Match:
                 f"{checkpoint.folder}: key '{names[key]}' has shape {list(held)}, "
                 f"and config.json asks for {list(shape)}"
             )
+    for step in steps:
+        floats = ours[step.ours[0]].is_floating_point()
+        for key in step.theirs:
+            stored = checkpoint.entries[names[key]].dtype
+            if stored.is_floating_point != floats:
+                raise UserError(
+                    f"{checkpoint.folder}: key '{names[key]}' is stored as {str(stored).removeprefix('torch.')}, which "
+                    "is no plain weight; quantised checkpoints are not read, use the one that it was made from"
+                )
     return Match(steps, names, dropped, repeated)
 
 
@@ -99,27 +111,36 @@ def fill(model: Model, checkpoint: Checkpoint, found: Match, dtype: torch.dtype,
     ours = our_tensors(model)
     places = _places(model)
     reader = checkpoint.reader()
-    for step in found.steps:
+
+    def made(step: Step) -> list[Tensor]:
         sizes = [ours[o].shape[step.rule.dim] if ours[o].dim() else 1 for o in step.ours]
         parts = step.rule.into([reader.get(found.names[t]) for t in step.theirs], sizes)
-        for name, part in zip(step.ours, parts, strict=True):
-            old = ours[name]
-            wanted = dtype if old.is_floating_point() else old.dtype
-            # A copy of its own: the mapping is let go, and what was cut or turned holds no larger storage alive.
-            fresh = torch.empty(old.shape, dtype=wanted, device=device)
-            fresh.copy_(part)
-            _put(places[id(old)], fresh, old)
-        del parts
-        reader.done()
+        olds = [ours[o] for o in step.ours]
+        wanted = [dtype if old.is_floating_point() else old.dtype for old in olds]
+        return [_owned(p, old.shape, w, device) for p, old, w in zip(parts, olds, wanted, strict=True)]
+
+    with ThreadPoolExecutor(AT_ONCE) as workers:  # what is read, turned and put together waits for memory most
+        for step, tensors in zip(found.steps, workers.map(made, found.steps), strict=True):
+            for name, tensor in zip(step.ours, tensors, strict=True):
+                _put(places[id(ours[name])], tensor, ours[name])
     for alias, of in found.repeated:
         if not torch.equal(reader.get(alias), reader.get(of)):
             raise UserError(
                 f"{checkpoint.folder}: keys '{alias}' and '{of}' are one tensor by config.json, "
                 "and hold different numbers"
             )
-        reader.done()
     if left := [name for name, t in our_tensors(model).items() if t.is_meta]:
         raise UserError(f"{checkpoint.folder}: nothing gave numbers to '{left[0]}'")
+
+
+def _owned(part: Tensor, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of the type and place that are wanted; what was cut or turned holds no larger storage alive."""
+    whole = part.is_contiguous() and part.untyped_storage().nbytes() == part.nbytes
+    if whole and part.dtype == dtype and part.device == device and part.shape == shape:
+        return part
+    fresh = torch.empty(shape, dtype=dtype, device=device)
+    fresh.copy_(part)
+    return fresh
 
 
 def give(

@@ -26,6 +26,7 @@ from jogak.hub.writing import generator, rows_of, text_of
 from jogak.layers.pooling import POOLS
 from jogak.mixers import Context
 from jogak.models import Decoder, Encoder, EncoderDecoder, Model
+from jogak.tasks.contract import Result, results
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,15 @@ class Pretrained:
 
             self._tokenizer = vocabularies.read(self.folder, getattr(self.family, "TOKENIZER", None))
         return self._tokenizer
+
+    def run(self, x: str | Sequence[str], **settings: Any) -> Result | list[Result]:  # noqa: ANN401
+        """Write on, answer, label or compare one text or many at once; settings as of hub.predictors.
+
+        Raises: UserError for an empty or over-long text, or a setting that means nothing to the model.
+        """
+        from jogak.hub.predictors import predictor
+
+        return results(predictor(self, **settings), x)
 
     @overload
     def generate(
@@ -131,7 +141,7 @@ class Pretrained:
             raise UserError(f"{self.folder}: this model has no head that writes; embed() gives vectors")
         began = perf_counter()
         left = not isinstance(self.module, EncoderDecoder)
-        ids, mask = self._rows(input_ids, mask, left=left)
+        ids, mask = self.rows(input_ids, mask, left=left)
         plain = Settings(
             end=self.special("eos_token_id", -1) if end is None else end,
             max_length=max_new_tokens,
@@ -174,28 +184,47 @@ class Pretrained:
         if not isinstance(self.module, Encoder) or self.module.encoder.input is not None:
             raise UserError(f"{self.folder}: only an encoder of text gives embeddings")
         given = [texts] if isinstance(texts, str) else list(texts)
-        encoded = self.encode(given)
+        encoded = self.encode(given, cut=True)
         pool, normalise = POOLS[self._pooling()](self.config.width), self._normalises()
         rows = torch.empty(len(given), self.config.width)
         order = sorted(range(len(given)), key=lambda i: len(encoded[i]))
         for begin in range(0, len(order), batch):
             part = order[begin : begin + batch]
-            ids, mask = self._rows([encoded[i] for i in part], None, left=False)
+            ids, mask = self.rows([encoded[i] for i in part], None, left=False)
             hidden = self.module.encode(ids, Context(mask=mask))
             rows[part] = pool(hidden.float(), mask).cpu()
         return F.normalize(rows, dim=-1) if normalise else rows
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of texts with the special tokens of the model, cut at its longest input."""
-        longest = self.max_length
+    def encode(self, texts: Sequence[str], *, cut: bool = False) -> list[list[int]]:
+        """Ids of texts with the special tokens of the model; cut: at most max_length of them, special ones kept."""
         rows = [e.ids for e in self.tokenizer.encode_batch(list(texts))]
-        if all(len(row) <= longest for row in rows):
+        longest = self.max_length
+        if not cut or all(len(row) <= longest for row in rows):
             return rows
         self.tokenizer.enable_truncation(longest)
         try:
             return [e.ids for e in self.tokenizer.encode_batch(list(texts))]
         finally:
             self.tokenizer.no_truncation()
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **settings: Any) -> list[int]:  # noqa: ANN401
+        """Ids of a conversation by the checkpoint's own template, up to where the model answers.
+
+        messages: mappings with role and content. settings: as of codecs.chat.render.
+
+        Raises: UserError where there is no template, or it refuses the conversation.
+        """
+        from jogak.codecs import chat
+
+        text = chat.render(self.folder, messages, **{"add_generation_prompt": True, **settings})
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    @property
+    def has_chat(self) -> bool:
+        """Whether a template for conversations lies beside the checkpoint."""
+        from jogak.codecs import chat
+
+        return bool(chat.templates(self.folder))
 
     @property
     def max_length(self) -> int:
@@ -204,10 +233,15 @@ class Pretrained:
         own = self._json(file).get("max_seq_length") if file.is_file() else None
         return min(self.config.max_length, own) if isinstance(own, int) and own > 0 else self.config.max_length
 
-    def _rows(
-        self, given: Tensor | Sequence[Sequence[int]], mask: Tensor | None, *, left: bool
+    def rows(
+        self, given: Tensor | Sequence[Sequence[int]], mask: Tensor | None = None, *, left: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """int64 [B T] on the model's device, and which places are real where not all are; other inputs as they are."""
+        """int64 [B T] on the model's device, padded (on the left), and which places are real where not all are.
+
+        Where model.input reads something else than ids: that, as it is.
+
+        Raises: UserError for rows without ids, and ids that are not in the vocabulary.
+        """
         if self.config.input is not None:
             raw = torch.as_tensor(given)
             raw = raw.to(self.device, self.dtype if raw.is_floating_point() else raw.dtype)

@@ -14,6 +14,8 @@ from jogak.hub import keymap
 from jogak.hub.checkpoint import Checkpoint
 from jogak.models import Model
 
+SPARE = 4  # times what is held that may be asked for, and is then told by the first key that does not fit
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -37,8 +39,9 @@ def plan(checkpoint: Checkpoint) -> Plan:
     except UserError as error:
         raise UserError(f"{checkpoint.folder / 'config.json'}: {error}{_own_code(checkpoint.config)}") from None
     given = family.read_config(Fields(checkpoint.config, str(checkpoint.folder / "config.json"), checkpoint.entries))
-    _refuse_huge(given, checkpoint)
+    _refuse_deep(given, checkpoint)
     model = models.build(given, device="meta")
+    _refuse_huge(model, checkpoint)
     table = family.table(given)
     return Plan(checkpoint, family, given, table, model, keymap.match(checkpoint, table, model))
 
@@ -59,7 +62,7 @@ def read(checkpoint: Checkpoint, dtype: torch.dtype | None = None, device: torch
     return made
 
 
-def _refuse_huge(given: config.Model, checkpoint: Checkpoint) -> None:
+def _refuse_deep(given: config.Model, checkpoint: Checkpoint) -> None:
     """Refuse more blocks than the checkpoint has tensors, before they are built."""
     depth = sum(given.stack(side).depth for side in given.topology.split("-") if side in ("encoder", "decoder"))
     if depth > len(checkpoint.entries):
@@ -67,6 +70,14 @@ def _refuse_huge(given: config.Model, checkpoint: Checkpoint) -> None:
             f"{checkpoint.folder / 'config.json'}: asks for {depth} blocks, and the checkpoint has only "
             f"{len(checkpoint.entries)} tensors"
         )
+
+
+def _refuse_huge(model: Model, checkpoint: Checkpoint) -> None:
+    """Refuse far more numbers than the files hold, before a key is looked for: a rule may have one for each expert."""
+    asked = sum(tensor.numel() for tensor in keymap.our_tensors(model).values())
+    held = sum(torch.Size(entry.shape).numel() for entry in checkpoint.entries.values())
+    if asked > SPARE * (held + 2**20):
+        raise UserError(f"{checkpoint.folder / 'config.json'}: asks for {asked:,} numbers, and the files hold {held:,}")
 
 
 def _own_code(fields: dict[str, Any]) -> str:

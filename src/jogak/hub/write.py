@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from jogak import storage
-from jogak.hub.checkpoint import INDEX, OTHER_FILES, SINGLE, TOKENIZER_FILES
+from jogak.hub.checkpoint import INDEX, OTHER_FILES, SINGLE, TEMPLATES, TOKENIZER_FILES
 
 SHARD_BYTES = 5 * 10**9
 METADATA = {"format": "pt"}  # transformers refuses files without it
@@ -20,24 +20,29 @@ def write(
     tensors: Mapping[str, Tensor],
     beside: Path | None = None,
     *,
+    files: Mapping[str, str] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """A checkpoint in a new folder, which appears only when all of it is written.
 
-    fields: config.json's. beside: a folder whose tokenizer files and other settings are copied.
+    fields: config.json's. beside: a folder whose tokenizer files and other settings are copied. files: texts by their
+    names, which come before those.
 
     Raises: StorageError if the disk refuses.
     """
     with storage.new_folder(folder) as inside:
         storage.write_json(inside / "config.json", dict(fields))
         _write_tensors(inside, tensors, shard_bytes)
+        for name, text in (files or {}).items():
+            storage.write_text(inside / name, text)
         if beside is not None:
             copy_settings(beside, inside)
 
 
 def copy_settings(source: Path, target: Path) -> None:
     """Copy what lies beside weights: tokenizer, settings for generating and pooling."""
-    for name in (*TOKENIZER_FILES, *OTHER_FILES):
+    templates = [f"{TEMPLATES}/{file.name}" for file in sorted((source / TEMPLATES).glob("*.jinja"))]
+    for name in (*TOKENIZER_FILES, *OTHER_FILES, *templates):
         if (file := source / name).is_file() and not (target / name).exists():
             with storage.storing(target / name):
                 (target / name).parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,8 @@
 Legend: B batch, T time, N = B T positions, D model width, F inner width, E experts, k chosen of them.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -58,31 +60,42 @@ class Experts(nn.Module):
         return self._mix(rows, weight.to(x.dtype), expert).view_as(x)
 
     def _mix(self, rows: Tensor, weight: Tensor, expert: Tensor) -> Tensor:
-        y = torch.zeros_like(rows)
+        # Taken apart once: backward then puts their gradients together once, not a whole stack for each expert.
+        parts = [self.inner.unbind(), self.out.unbind()]
+        parts += [[None] * len(self.inner) if b is None else b.unbind() for b in (self.inner_bias, self.out_bias)]
+        experts = list(zip(*parts, strict=True))
         if rows.device.type == "meta":  # nobody knows who goes where: as many positions and experts as there will be
+            y = torch.zeros_like(rows)
             for rank in range(self.chosen):
-                y = y + self._one(rank, rows) * weight[:, rank : rank + 1]
+                y = y + self._one(experts[rank], rows) * weight[:, rank : rank + 1]
             return y
         if torch.compiler.is_compiling():  # no shapes that depend on data
-            spread = torch.zeros(len(rows), len(self.inner), dtype=rows.dtype, device=rows.device)
+            y = torch.zeros_like(rows)
+            spread = torch.zeros(len(rows), len(experts), dtype=rows.dtype, device=rows.device)
             spread = spread.scatter(1, expert, weight)
-            for number in range(len(self.inner)):
-                y = y + spread[:, number : number + 1] * self._one(number, rows)
+            for number, one in enumerate(experts):
+                y = y + spread[:, number : number + 1] * self._one(one, rows)
             return y
-        for number in range(len(self.inner)):
-            place, rank = (expert == number).nonzero(as_tuple=True)
-            if len(place):
-                y = y.index_add(0, place, self._one(number, rows[place]) * weight[place, rank].unsqueeze(1))
-        return y
+        if not len(rows):
+            return torch.zeros_like(rows)
+        order = expert.flatten().argsort(stable=True)  # of choices: those of the first expert, of the second, ...
+        place = order // self.chosen
+        counts = torch.bincount(expert.flatten(), minlength=len(experts)).tolist()
+        given = zip(experts, rows[place].split(counts), strict=True)
+        made = torch.cat([self._one(one, part) for one, part in given if len(part)])
+        return torch.zeros_like(rows).index_add_(0, place, made * weight.flatten()[order].unsqueeze(1))
 
-    def _one(self, number: int, x: Tensor) -> Tensor:
-        h = F.linear(x, self.inner[number], None if self.inner_bias is None else self.inner_bias[number])
+    def _one(self, expert: Sequence[Tensor | None], x: Tensor) -> Tensor:
+        inner, out, inner_bias, out_bias = expert
+        assert inner is not None
+        assert out is not None
+        h = F.linear(x, inner, inner_bias)
         if self.gated:
             gate, value = h.chunk(2, dim=-1)
             h = self.activation(gate) * value
         else:
             h = self.activation(h)
-        return F.linear(h, self.out[number], None if self.out_bias is None else self.out_bias[number])
+        return F.linear(h, out, out_bias)
 
 
 def balance_loss(model: nn.Module, mask: Tensor | None = None) -> Tensor | None:

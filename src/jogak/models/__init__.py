@@ -1,5 +1,7 @@
 """Models: embeddings, one or two stacks, a head; they know no mixer by name."""
 
+from contextlib import nullcontext
+
 import torch
 
 from jogak import config
@@ -7,6 +9,7 @@ from jogak.errors import UserError
 from jogak.models.block import BlockState, Stack, build_stack, with_mixer
 from jogak.models.classifier import Classifier
 from jogak.models.topologies import Coder, Decoder, Encoder, EncoderDecoder, ModelState, Source
+from jogak.models.undrawn import Undrawn
 
 __all__ = [
     "BlockState",
@@ -43,7 +46,8 @@ def build(given: config.Model, vocab_size: int | None = None, *, device: torch.d
         size = size or 1  # no unit goes in or out
     if size is None:
         raise UserError("model.vocab_size is not set and no codec says it; set model.vocab_size")
-    with torch.device(device or "cpu"):
+    place = torch.device(device or "cpu")
+    with place, Undrawn() if place.type == "meta" else nullcontext():
         if given.head.kind == "classes":
             return Classifier(given, size)
         return TOPOLOGIES[given.topology](given, size)

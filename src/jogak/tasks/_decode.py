@@ -17,15 +17,18 @@ _SEARCH = ("beam", "length_penalty", "max_length", "n_best", "batch")
 def decode_with(decode: config.Decode, **changes: Any) -> config.Decode:  # noqa: ANN401
     """`decode` with other values of its fields, under their names here or in Python; None leaves one as it is.
 
-    Asking for n answers of a beam widens it to n. What the run says of a beam steps back where chance is asked for,
-    and what it says of chance where a beam is.
+    Asking for n answers of a beam widens it to n. What the run says of a beam (or of minimum Bayes risk without
+    samples) steps back where chance is asked for, and what it says of chance where a beam is.
 
     Raises: UserError for a value that does not fit.
     """
     given = {in_recipe(name): value for name, value in changes.items() if value is not None}
     decode = config.validate(config.Decode, {**decode.model_dump(), **given}, "decode", {})
+    plain = config.Decode()
+    chance = any(getattr(decode, name) != getattr(plain, name) for name in _NO_BEAM if name in given)
+    if decode.method == "mbr" and chance and "method" not in given and not decode.mbr_samples:
+        decode = decode.model_copy(update={"method": "auto"})  # there is nothing else that chance could shape
     if decode.method == "auto":
-        plain = config.Decode()
         other = [name for name in _NO_BEAM if getattr(decode, name) != getattr(plain, name)]
         if any(name in given for name in other) and "beam" not in given:
             decode = decode.model_copy(update={"beam": 1, "beam_groups": 1, "diversity_penalty": 0.0})
@@ -38,6 +41,14 @@ def decode_with(decode: config.Decode, **changes: Any) -> config.Decode:  # noqa
             decode = decode.model_copy(update={"beam": decode.n_best})
     of_recipe(decode)
     return decode
+
+
+def to_stream(decode: config.Decode, given: Mapping[str, Any]) -> config.Decode:
+    """`decode` without what knows no answer before the end, unless that is asked for."""
+    asked = {in_recipe(name) for name, value in given.items() if value is not None}
+    plain = config.Decode()
+    whole = ("method", "beam", "beam_groups", "diversity_penalty", "n_best", "best_of")
+    return decode.model_copy(update={name: getattr(plain, name) for name in whole if name not in asked})
 
 
 def is_search(decode: config.Decode) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -109,6 +110,26 @@ class Predictor(Protocol):
     def fits(self, text: str) -> bool:
         """Whether the text is no longer than what the model can take."""
         ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a model made of one input: the best answer, its score, every answer asked for, seconds taken."""
+
+    value: str
+    score: float
+    answers: tuple[Answer, ...]
+    seconds: float
+
+
+def results(predictor: Predictor, x: str | Sequence[str]) -> Result | list[Result]:
+    """What a predictor makes of one text, or of many at once."""
+    texts = [x] if isinstance(x, str) else list(x)
+    start = perf_counter()
+    found = predictor(texts)
+    seconds = (perf_counter() - start) / max(1, len(texts))
+    made = [Result(a[0].text, a[0].score, tuple(a), seconds) for a in found]
+    return made[0] if isinstance(x, str) else made
 
 
 class Evaluation(Protocol):

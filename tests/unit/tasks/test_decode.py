@@ -9,7 +9,7 @@ from jogak.decoding.settings import Sampling
 from jogak.errors import UserError
 from jogak.tasks import language_model
 from jogak.tasks._chat import Chat, plain, talk
-from jogak.tasks._decode import decode_with, decoding_of, is_search
+from jogak.tasks._decode import decode_with, decoding_of, is_search, to_stream
 from jogak.tasks._generate import Sampler
 from jogak.tasks.language_model import TrainedLanguageModel, Writer
 from jogak.tasks.translate import TrainedTranslation, Translator
@@ -52,6 +52,18 @@ def test_a_beam_makes_what_the_run_says_of_chance_step_back():
     assert decode_with(sampled, beam=4).top_p == 1.0
     with pytest.raises(UserError, match="temperature and beam cannot be set together"):
         decode_with(sampled, beam=4, temperature=0.5)
+
+
+def test_a_run_that_takes_the_least_risk_samples_where_that_is_asked_for():
+    run = config.Decode(method="mbr", beam=12, mbr_samples=0)
+    assert (decode_with(run).method, decode_with(run, beam=4).method) == ("mbr", "mbr")
+    found = decode_with(run, temperature=0.8)
+    assert (found.method, found.beam) == ("auto", 1)
+    assert decode_with(run, temperature=0.8, mbr_samples=8).method == "mbr"
+    assert decode_with(run, method="mbr", min_p=0.1).beam == 12
+    streamed = to_stream(run, {"temperature": 0.5})
+    assert (streamed.method, streamed.beam) == ("auto", 1)
+    assert to_stream(run, {"beam": 3, "method": None}).beam == 12  # what is asked for is refused when it is streamed
 
 
 @pytest.mark.parametrize(
