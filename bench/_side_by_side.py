@@ -1,12 +1,14 @@
 """What the side-by-side benchmarks share: taking turns, ratios of pairs with their spread, and tables to paste."""
 
 import datetime
+import multiprocessing
 import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -20,7 +22,8 @@ def take_turns(
 ) -> dict[str, list[float]]:
     """Seconds of each program in each round; in every round all of them run, so that all meet the same machine.
 
-    The first round only warms up. Every other round runs in the opposite order.
+    The first round only warms up. Every other round runs in the opposite order. A program that gives a number has
+    measured itself (`Apart`).
     """
     now = CLOCKS[clock]
     taken: dict[str, list[float]] = {name: [] for name in programs}
@@ -28,10 +31,48 @@ def take_turns(
         names = list(programs) if turn % 2 else list(programs)[::-1]
         for name in names:
             begin = now()
-            programs[name]()
+            measured = programs[name]()
             if turn:
-                taken[name].append(now() - begin)
+                taken[name].append(measured if isinstance(measured, float) else now() - begin)
     return taken
+
+
+class Apart:
+    """A program in a process of its own, so that what a library sets for its process is set for nobody else.
+
+    make(*given) is called there once and gives the program; calling this object runs it, and gives its seconds.
+    """
+
+    def __init__(self, clock: str, make: Callable[..., Callable[[], object]], *given: object) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, far = context.Pipe()
+        self._process = context.Process(target=_serve, args=(far, clock, torch.get_num_threads(), make, given))
+        self._process.start()
+        far.close()
+
+    def __call__(self) -> float:
+        self._pipe.send(None)
+        return self._pipe.recv()
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join()
+
+
+def _serve(
+    pipe: Connection, clock: str, threads: int, make: Callable[..., Callable[[], object]], given: tuple[object, ...]
+) -> None:
+    torch.set_num_threads(threads)
+    program, now = make(*given), CLOCKS[clock]
+    while True:
+        try:
+            pipe.recv()
+        except EOFError:  # the other end is closed
+            return
+        begin = now()
+        program()
+        pipe.send(now() - begin)
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> str:

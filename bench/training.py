@@ -3,8 +3,10 @@
 All three: the same sizes, post-norm, tied embeddings, sinusoids, dropout 0.1 on embeddings and sublayers, label
 smoothing 0.1, gradients clipped to norm 1, fused AdamW, the same batches. Lengths are drawn at random (units that
 no model can learn cost as much as others): all of one length, or log-normal as in short interface strings, in
-batches of like lengths. `share` is the share of this machine's measured matrix-product limit, counting 6 FLOPs
-for each weight that a real position meets, and attention's products; padding counts for nothing.
+batches of like lengths. Each runs in a process of its own, as it would be used: jogak's training keeps the memory that
+a step frees; `memory kept` is MarianMT with that done for it. `share` is the share of this machine's measured
+matrix-product limit, counting 6 FLOPs for each weight that a real position meets, and attention's products; padding
+counts for nothing.
 """
 
 import argparse
@@ -17,13 +19,14 @@ from dataclasses import dataclass, replace
 import _marian
 import torch
 import torch.nn.functional as F
-from _side_by_side import CLOCKS, PRECISIONS, circumstances, gemm_peak, ratio, table, take_turns
+from _side_by_side import CLOCKS, PRECISIONS, Apart, circumstances, gemm_peak, ratio, table, take_turns
 from torch import Tensor, nn
 
 from jogak import config, models
 from jogak.layers.position import Sinusoidal
 from jogak.models import EncoderDecoder
 from jogak.ops import cross_entropy
+from jogak.training.machine import keep_freed_memory
 
 SMOOTHING, DROPOUT, IGNORE = 0.1, 0.1, -100
 
@@ -211,23 +214,47 @@ def flops(model: EncoderDecoder, shape: Shape, given: list[Batch]) -> float:
     return total
 
 
+def _jogak(shape: Shape, given: list[Batch], precision: str, seed: int) -> Callable[[], None]:
+    keep_freed_memory()  # as jogak.training does before its first step
+    torch.manual_seed(seed)
+    model = build(shape)
+    return trainer(model, lambda b: our_loss(model, b), given, precision)
+
+
+def _marian_mt(shape: Shape, given: list[Batch], precision: str, seed: int, keeps: bool) -> Callable[[], None]:
+    if keeps:
+        keep_freed_memory()
+    torch.manual_seed(seed)
+    model = _marian.like(build(shape)).train()
+    return trainer(model, lambda b: marian_loss(model, b), given, precision)
+
+
+def _plain(shape: Shape, given: list[Batch], precision: str, seed: int) -> Callable[[], None]:
+    torch.manual_seed(seed)
+    model = Plain(shape)
+    return trainer(model, lambda b: smoothed(model(b), b.targets), given, precision)
+
+
 def compare(shape: Shape, mixed: bool, options: argparse.Namespace) -> list[list[str]]:
     """The table's rows for one kind of batches, in all precisions."""
     rows = []
     given = batches(shape, mixed, options.batches, options.seed)
     real = sum(int(length.sum()) for b in given for length in b.real)
     for precision in options.precisions:
-        torch.manual_seed(options.seed)
-        ours = build(shape)
-        marian, plain = _marian.like(ours).train(), Plain(shape)
+        common = (shape, given, precision, options.seed)
         programs = {
-            "jogak": trainer(ours, lambda b, m=ours: our_loss(m, b), given, precision),
-            "MarianMT": trainer(marian, lambda b, m=marian: marian_loss(m, b), given, precision),
-            "nn.Transformer": trainer(plain, lambda b, m=plain: smoothed(m(b), b.targets), given, precision),
+            "jogak": Apart(options.clock, _jogak, *common),
+            "MarianMT": Apart(options.clock, _marian_mt, *common, False),
+            "MarianMT, memory kept": Apart(options.clock, _marian_mt, *common, True),
+            "nn.Transformer": Apart(options.clock, _plain, *common),
         }
-        taken = take_turns(programs, options.rounds, options.clock)
+        try:
+            taken = take_turns(programs, options.rounds, options.clock)
+        finally:
+            for program in programs.values():
+                program.close()
         peak = gemm_peak(PRECISIONS[precision], options.clock)
-        work = flops(ours, shape, given)
+        work = flops(build(shape), shape, given)
         for name, seconds in taken.items():
             rate = real / statistics.median(seconds)
             share = work / statistics.median(seconds) / peak

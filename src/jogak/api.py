@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal, overload
 
 import torch
 
@@ -17,6 +18,9 @@ from jogak.comparing.recipes import Comparison, distinct, entry, with_mixer
 from jogak.comparing.report import write as write_report
 from jogak.data import builders
 from jogak.data.embedded import embedded_names
+from jogak.decoding.answers import Generation, Piece
+from jogak.decoding.generate import Generator
+from jogak.decoding.prefix import PrefixCache
 from jogak.errors import UserError, nearest
 from jogak.hub import folder
 from jogak.hub.checkpoint import Checkpoint, is_checkpoint, is_hub_name, locate
@@ -27,11 +31,17 @@ from jogak.hub.read import read
 from jogak.hub.runs import export_run
 from jogak.hub.verify import Report
 from jogak.hub.verify import verify as verify_checkpoint
+from jogak.hub.writing import chat_settings
+from jogak.hub.writing import generator as generator_of
 from jogak.looking import Panel, collect, write
+from jogak.tasks._chat import Chat, from_terminal, talk
+from jogak.tasks._decode import decoding_of
 from jogak.tasks._inputs import ENDINGS, Runner
-from jogak.tasks.contract import Evaluation, Predictor, Result, Trained, results
+from jogak.tasks.contract import Evaluation, Predictor, Result, Trained, Writes, results
 from jogak.training import fit, machine
 from jogak.training.run import Run, load_into
+
+CHAT_BYTES = 1 << 29  # of states that a conversation keeps, so that its history is read once
 
 Overrides = Sequence[str] | Mapping[str, object]
 
@@ -47,19 +57,64 @@ class Model:
         self.folder, self.trained = folder, trained
         self.recipe, self.module, self.codec = trained.recipe, trained.module, trained.codec
 
-    def run(
-        self,
-        x: str | Sequence[str],
-        *,
-        beam: int | None = None,
-        n_best: int | None = None,
-        max_length: int | None = None,
-    ) -> Result | list[Result]:
-        """Do the task on one text, or on many at once; what is None is as the run says.
+    def run(self, x: str | Sequence[str], **settings: Any) -> Result | list[Result]:  # noqa: ANN401
+        """Do the task on one text, or on many at once.
+
+        settings: keys of a recipe's `decode` section, changed for this time; what is None is as the run says.
 
         Raises: UserError for an empty or over-long text, or a setting that the task does not have.
         """
-        return results(self.trained.predictor(beam=beam, n_best=n_best, max_length=max_length), x)
+        return results(self.trained.predictor(**settings), x)
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stream: Literal[False] = ...,
+        **settings: Any,  # noqa: ANN401
+    ) -> Generation: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stream: Literal[True],
+        **settings: Any,  # noqa: ANN401
+    ) -> Iterator[Piece]: ...
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        stream: bool = False,
+        **settings: Any,
+    ) -> Generation | Iterator[Piece]:
+        """What the model writes behind a prompt (of a translator: its answer to a source), a text or ids.
+
+        stream: its pieces while they come. settings: of jogak.decoding.settings; what is not given is as the run says.
+        Of several answers (n) the best; `generator` gives them all.
+
+        Raises: UserError for a model that does not write, or settings that do not fit.
+        """
+        made = self.generator()
+        ids = made.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        asked = decoding_of(self.recipe.decode, settings)
+        return made.stream([ids], asked) if stream else made.generate([ids], asked)[0][0]
+
+    def generator(self, *, cache: PrefixCache | None = None, draft: "Model | None" = None) -> Generator:
+        """The model ready to write many requests at once. cache: prompts that begin alike are read once. draft: a
+        smaller model with the same codec, for draft_tokens.
+
+        Raises: UserError for a model that does not write, or a draft that does not fit.
+        """
+        trained = self.trained
+        if not isinstance(trained, Writes):
+            raise UserError(f"{self.folder}: this model writes nothing; run() gives its answers")
+        if draft is not None and draft.codec.digest != self.codec.digest:
+            raise UserError(f"{draft.folder}: a draft needs the codec of {self.folder}; train it from that run")
+        return trained.generator(cache, None if draft is None else draft.module)
 
     def look(self, text: str) -> list[Panel]:
         """Every attention map of the model while it answers `text`."""
@@ -83,7 +138,7 @@ class Model:
         return panels, trace.output
 
 
-def _predictor(model: Model | Pretrained, **settings: int | None) -> Predictor:
+def _predictor(model: Model | Pretrained, **settings: Any) -> Predictor:  # noqa: ANN401
     return model.trained.predictor(**settings) if isinstance(model, Model) else predictor(model, **settings)
 
 
@@ -232,7 +287,9 @@ def compare(
 
 
 def run(
-    model: str | Path | Model | Pretrained, x: str | Sequence[str], **settings: int | None
+    model: str | Path | Model | Pretrained,
+    x: str | Sequence[str],
+    **settings: Any,  # noqa: ANN401
 ) -> Result | list[Result]:
     """Do the task of a model, or of the one that has a name, on one text or on many at once.
 
@@ -248,7 +305,7 @@ def run_inputs(
     as_json: bool = False,
     output: Path | None = None,
     device: str = "auto",
-    **settings: int | None,
+    **settings: Any,  # noqa: ANN401
 ) -> None:
     """Do the model's task on texts, files and folders, or on standard input where there are none.
 
@@ -265,6 +322,32 @@ def run_inputs(
     others = [name for name in inputs if not _is_folder(name)]
     if others or not inputs:
         _emit(_answers(runner, others), output)
+
+
+def chat(
+    model: str | Path,
+    *,
+    system: str | None = None,
+    device: str = "auto",
+    **settings: Any,  # noqa: ANN401
+) -> None:
+    """Hold a conversation in the terminal, or with the lines of standard input; answers come while they are written.
+
+    system: what the model is told before all else. settings: as of Model.generate.
+
+    Raises: UserError for a model that knows no conversation, or settings with which nothing can be streamed.
+    """
+    loaded = load(model, device=device)
+    cache = PrefixCache(CHAT_BYTES)
+    if isinstance(loaded, Pretrained):
+        made = generator_of(loaded, cache=cache)
+        talking = Chat(made, decoding_of(config.Decode(), {**chat_settings(loaded), **settings}), system=system)
+    else:
+        decode = loaded.recipe.decode
+        if "beam" not in settings:  # it would know no answer before the end
+            decode = decode.model_copy(update={"beam": 1, "n_best": 1, "method": "auto"})
+        talking = Chat(loaded.generator(cache=cache), decoding_of(decode, settings), system=system)
+    talk(talking, from_terminal(), sys.stdout, _warn)
 
 
 def _is_folder(name: str) -> bool:
@@ -322,14 +405,19 @@ def _warn(sentence: str) -> None:
 
 
 def evaluate(
-    model: str | Path | Model, data: Sequence[str] | None = None, *, beam: int | None = None, device: str = "auto"
+    model: str | Path | Model,
+    data: Sequence[str] | None = None,
+    *,
+    device: str = "auto",
+    **settings: Any,  # noqa: ANN401
 ) -> Evaluation:
     """Measure a model on its own held-out test, or on all of `data`, beside the baselines of its task.
 
-    Raises: UserError if there is nothing to measure on.
+    settings: keys of a recipe's `decode` section, changed for this time. Raises: UserError if there is nothing to
+    measure on, or the task has no such setting.
     """
     loaded = model if isinstance(model, Model) else load_run(model, device=device)
-    return loaded.trained.evaluate(data, _progress, beam=beam)
+    return loaded.trained.evaluate(data, _progress, **settings)
 
 
 def look(model: str | Path | Model, text: str, output: str | Path = "look.html") -> Path:

@@ -8,6 +8,7 @@ import gc
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -18,7 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from jogak import __version__
-from jogak.errors import JogakError
+from jogak.errors import JogakError, UserError
 
 app = typer.Typer(
     add_completion=False,
@@ -27,11 +28,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+DECODE = re.compile(r"decode\.\w+=")
 MODEL_HELP = "A run: the folder that `jogak train` wrote."
 OVERRIDES_HELP = "Changes to the recipe, such as train.steps=100 or model.width=256."
 
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help=OVERRIDES_HELP)]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+DECODING_HELP = "decode.KEY=VALUE among them sets a key of the recipe's decode section."
 Beam = Annotated[int | None, typer.Option("--beam", min=1, help="Hypotheses kept in the search; 1 is greedy.")]
 MaxLength = Annotated[int | None, typer.Option("--max-length", min=1, help="Units after which an answer ends.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="A branch, tag or commit on the hub.")]
@@ -84,33 +87,63 @@ def run(
         list[str] | None,
         typer.Argument(
             metavar="INPUT",
-            help="Text, or .txt, .jsonl and .po files and folders of them; without any, lines on standard input.",
+            help="Text, or .txt, .jsonl and .po files and folders of them; without any, lines on standard input. "
+            + DECODING_HELP,
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with scores.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A file or folder to write instead of standard output.")
     ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="A conversation in the terminal, with history.")] = False,
+    system: Annotated[str | None, typer.Option("--system", help="With --chat: what the model is told first.")] = None,
     n_best: Annotated[int | None, typer.Option("--n-best", min=1, help="Answers for each input.")] = None,
     beam: Beam = None,
     max_length: MaxLength = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", help="Sample: below 1 nearer to the likeliest, above 1 freer.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", help="Sample from so many likeliest units.")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", help="Sample from the likeliest that sum to p.")] = None,
+    min_p: Annotated[float | None, typer.Option("--min-p", help="Sample from those p times as likely as one.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="What samples are drawn from.")] = None,
+    stop: Annotated[list[str] | None, typer.Option("--stop", help="A text that ends an answer; repeatable.")] = None,
+    regex: Annotated[str | None, typer.Option("--regex", help="What the whole answer must match.")] = None,
+    json_schema: Annotated[
+        str | None, typer.Option("--json-schema", metavar="TEXT|FILE", help="The schema that the answer must fit.")
+    ] = None,
+    grammar: Annotated[
+        str | None, typer.Option("--grammar", metavar="TEXT|FILE", help="The Lark grammar that it must follow.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
-    """Do the model's task on text, files or standard input."""
+    """Do the model's task on text, files or standard input; or chat with it."""
     from jogak import api
 
-    if not inputs and sys.stdin.isatty():
+    texts, changes = _split_decode(inputs or [])
+    asked = {
+        "n_best": n_best,
+        "beam": beam,
+        "max_length": max_length,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "seed": seed,
+        "stop": stop or None,
+        "regex": regex,
+        "json_schema": _text_or_file(json_schema),
+        "grammar": _text_or_file(grammar),
+    }
+    settings = {**{name: value for name, value in asked.items() if value is not None}, **changes}
+    if chat:
+        if texts or as_json or output is not None:
+            raise UserError("--chat reads from the keyboard and writes to the terminal; leave out INPUT, --json and -o")
+        api.chat(model, system=system, device=device, **settings)
+        return
+    if not texts and sys.stdin.isatty():
         print("jogak: reading lines from the keyboard; end with Ctrl-D", file=sys.stderr)
-    api.run_inputs(
-        model,
-        inputs or [],
-        as_json=as_json,
-        output=output,
-        n_best=n_best,
-        beam=beam,
-        max_length=max_length,
-        device=device,
-    )
+    api.run_inputs(model, texts, as_json=as_json, output=output, device=device, **settings)
 
 
 @app.command("eval")
@@ -118,7 +151,9 @@ def evaluate(
     model: ModelName,
     data: Annotated[
         list[str] | None,
-        typer.Argument(metavar="DATA", help="Sources as in a recipe; without any, the run's own held-out test."),
+        typer.Argument(
+            metavar="DATA", help="Sources as in a recipe; without any, the run's own held-out test. " + DECODING_HELP
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The figures as one JSON object.")] = False,
     output: Annotated[
@@ -135,7 +170,9 @@ def evaluate(
     from jogak import api
     from jogak.storage import write_text
 
-    found = api.evaluate(model, data or None, beam=beam, device=device)
+    sources, changes = _split_decode(data or [])
+    settings = changes if beam is None else {"beam": beam, **changes}
+    found = api.evaluate(model, sources or None, device=device, **settings)
     if output is not None:
         write_text(output, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in found.to_rows()))
     if as_json:
@@ -268,6 +305,27 @@ def verify(
     print(json.dumps(found.to_dict(), ensure_ascii=False, indent=2) if as_json else found.table())
     if not found.holds:
         raise typer.Exit(1)
+
+
+def _split_decode(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """The arguments without `decode.KEY=VALUE`, and what those say; values are read as in a recipe."""
+    changes = [a for a in arguments if DECODE.match(a)]
+    if not changes:
+        return list(arguments), {}
+    from jogak.config import pairs
+
+    given = {key.removeprefix("decode."): value for key, value in pairs(changes)}
+    return [a for a in arguments if not DECODE.match(a)], given
+
+
+def _text_or_file(given: str | None) -> str | None:
+    """What is given, or what is in the file of that name."""
+    if given is None or not os.path.isfile(given):  # noqa: PTH113  # a schema can be longer than pathlib takes
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{given}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
 
 
 def _split_from(overrides: Sequence[str]) -> tuple[list[str], str | None]:

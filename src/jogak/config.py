@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from jogak.errors import UserError, nearest
 from jogak.registry import preset_text
@@ -238,14 +247,89 @@ class Train(Strict):
     device: str = "auto"
 
 
-class Decode(Strict):
-    """How an answer is searched for."""
+INFINITY = float("inf")
 
-    beam: Positive = 1  # 1: greedy
+# The least and the most of decoding's numbers, in a recipe, an option or a request alike.
+WHOLE: dict[str, tuple[int, float]] = {
+    "max_length": (1, INFINITY),
+    "min_length": (0, INFINITY),
+    "n_best": (1, 1024),
+    "best_of": (1, 1024),
+    "beam": (1, 1024),
+    "beam_groups": (1, 1024),
+    "mbr_samples": (0, 1024),
+    "top_k": (0, INFINITY),
+    "no_repeat_ngram_size": (0, INFINITY),
+    "logprobs": (0, 100),
+    "draft_tokens": (0, 64),
+    "seed": (0, 2**63 - 1),
+}
+REAL: dict[str, tuple[float, float]] = {
+    "temperature": (0.0, 100.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "typical_p": (0.0, 1.0),
+    "repetition_penalty": (0.01, 100.0),
+    "presence_penalty": (-100.0, 100.0),
+    "frequency_penalty": (-100.0, 100.0),
+    "diversity_penalty": (0.0, 100.0),
+    "length_penalty": (-100.0, 100.0),
+    "penalty_alpha": (0.0, 1.0),
+}
+
+
+def out_of_range(name: str, value: object) -> str | None:
+    """What decoding's number `name` must be, where `value` is not that."""
+    least, most = {**WHOLE, **REAL}[name]
+    kinds, kind = ((int,), "a whole number") if name in WHOLE else ((int, float), "a number")
+    if isinstance(value, kinds) and not isinstance(value, bool) and least <= value <= most:  # NaN is in no range
+        return None
+    if most == WHOLE["seed"][1]:
+        return f"must be {kind} from 0 to 2^63 - 1"
+    return f"must be {kind} " + (f"at least {least:g}" if most == INFINITY else f"from {least:g} to {most:g}")
+
+
+class Decode(Strict):
+    """How an answer is found; what the keys mean together is checked by jogak.decoding.settings."""
+
+    beam: int = 1  # 1: greedy
     length_penalty: float = 0.6  # alpha of GNMT's ((5 + length) / 6) ** alpha
-    max_length: Positive = 256
-    n_best: Positive = 1
+    max_length: int = 256
+    n_best: int = 1
     batch: Positive = 64  # sequences decoded together
+    method: Literal["auto", "mbr"] = "auto"  # auto: what the other keys ask for; mbr: minimum Bayes risk
+    mbr_samples: int = 32  # drawn for method mbr, beside the best of the beam
+    temperature: float | None = None  # null: 1 where another key of chance is set, and greedy else
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    no_repeat_ngram_size: int = 0
+    min_length: int = 0
+    bad_words: Annotated[tuple[str, ...], BeforeValidator(_pattern)] = ()
+    stop: Annotated[tuple[str, ...], BeforeValidator(_pattern)] = ()
+    seed: int | None = None  # null: another one each time
+    logprobs: int = 0
+    best_of: int | None = None
+    beam_groups: int = 1
+    diversity_penalty: float = 0.0
+    penalty_alpha: float = 0.0
+    draft_tokens: int = 0
+    regex: str | None = None
+    json_schema: dict[str, Any] | bool | str | None = None
+    grammar: str | None = None
+
+    @field_validator(*WHOLE, *REAL, mode="before")
+    @classmethod
+    def _in_range(cls, value: object, info: ValidationInfo) -> object:
+        assert info.field_name is not None
+        wrong = None if value is None else out_of_range(info.field_name, value)
+        if wrong is not None:
+            raise ValueError(wrong)
+        return value
 
 
 class Recipe(Strict):
@@ -274,7 +358,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] | Mapping[str, object
     """
     path = Path(path)
     tree, lines = read_yaml(path)
-    for key, value in _pairs(overrides):
+    for key, value in pairs(overrides):
         _set(tree, key, value)
         lines[tuple(key.split("."))] = 0
     return parse_recipe(tree, str(path), lines)
@@ -377,7 +461,8 @@ def _mark_lines(
             _mark_lines(value, (*path, str(index)), lines, (*inside, node))
 
 
-def _pairs(overrides: Sequence[str] | Mapping[str, object]) -> list[tuple[str, object]]:
+def pairs(overrides: Sequence[str] | Mapping[str, object]) -> list[tuple[str, object]]:
+    """Dotted keys and values of overrides such as `train.steps=100`, values read as YAML."""
     if isinstance(overrides, Mapping):
         return list(overrides.items())
     pairs: list[tuple[str, object]] = []

@@ -1,5 +1,6 @@
 """A language model from a text file to bits per byte, text, a page and a comparison; resumed on the way."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -40,6 +41,37 @@ def test_run_goes_on_with_the_text(run, capsys):
     assert told["source"] == "나는 어제"
     assert told["continuation"] == told["answers"][0]["text"]
     assert len(outcome(capsys, "run", str(run), "I", "나", "--n-best", "2").splitlines()) >= 4
+
+
+def test_run_takes_every_setting_of_decoding(run, capsys, tmp_path):
+    sampled = ["run", str(run), "나는", "--temperature", "1.5", "--seed", "3", "--max-length", "8"]
+    first = outcome(capsys, *sampled, "--json")
+    assert first == outcome(capsys, *sampled, "--json", "decode.top_p=1")
+    assert json.loads(first)["answers"][0]["seed"] == 3
+    assert outcome(capsys, "run", str(run), "I", "--regex", "[0-9]{3}").strip().isdigit()
+    (tmp_path / "s.json").write_text('{"enum": ["예", "아니요"]}', encoding="utf-8")
+    told = outcome(capsys, "run", str(run), "I", "--json-schema", str(tmp_path / "s.json"), "decode.draft_tokens=2")
+    assert json.loads(told) in ("예", "아니요")
+    with pytest.raises(SystemExit):
+        cli.main(["run", str(run), "I", "decode.top_p=7"])
+    assert "'top_p': must be a number from 0 to 1 (got 7)" in capsys.readouterr().err
+
+
+def test_python_generates_and_streams(run):
+    model = api.load(run)
+    assert isinstance(model, api.Model)
+    whole = model.generate("나는", temperature=1.2, seed=4, max_new_tokens=9)
+    pieces = list(model.generate("나는", temperature=1.2, seed=4, max_new_tokens=9, stream=True))
+    assert "".join(piece.text for piece in pieces) == whole.text
+    assert model.generate([model.codec.bos_id, 5], stop="x", max_new_tokens=2).reason in ("length", "stop", "end")
+    same = model.generator(draft=model).generate([model.codec.encode("나는")], draft_tokens=3, max_new_tokens=9)[0][0]
+    assert same.ids == model.generator().generate([model.codec.encode("나는")], max_new_tokens=9)[0][0].ids
+
+
+def test_a_chat_in_the_terminal(run, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("안녕\n/clear\n또\n"))
+    told = outcome(capsys, "run", str(run), "--chat", "--seed", "1", "--max-length", "6")
+    assert told.count("\n") >= 2
 
 
 def test_eval_stands_beside_honest_baselines(run, capsys):

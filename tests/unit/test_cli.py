@@ -108,17 +108,43 @@ def command(
         ),
         (
             "run runs/ko-en",
+            ("run_inputs", ("runs/ko-en", []), {"as_json": False, "output": None, "device": "auto"}),
+        ),
+        (
+            "run runs/lm 안녕 a=b decode.typical_p=0.9 decode.bad_words=[나쁜,말] --temperature 0.8 --top-p 0.9 "
+            "--top-k 5 --min-p 0.1 --seed 7 --stop 끝 --stop . --regex [0-9]+",
             (
                 "run_inputs",
-                ("runs/ko-en", []),
-                {"as_json": False, "output": None, "n_best": None, "beam": None, "max_length": None, "device": "auto"},
+                ("runs/lm", ["안녕", "a=b"]),
+                {
+                    "as_json": False,
+                    "output": None,
+                    "device": "auto",
+                    "temperature": 0.8,
+                    "top_p": 0.9,
+                    "top_k": 5,
+                    "min_p": 0.1,
+                    "seed": 7,
+                    "stop": ["끝", "."],
+                    "regex": "[0-9]+",
+                    "typical_p": 0.9,
+                    "bad_words": ["나쁜", "말"],
+                },
             ),
+        ),
+        (
+            "run runs/lm --chat --system 짧게 --seed 1",
+            ("chat", ("runs/lm",), {"system": "짧게", "device": "auto", "seed": 1}),
+        ),
+        (
+            "eval runs/ko-en decode.method=mbr a.tsv decode.min_p=0.1",
+            ("evaluate", ("runs/ko-en", ["a.tsv"]), {"device": "auto", "method": "mbr", "min_p": 0.1}),
         ),
         (
             "eval runs/ko-en a.ko,b.en --beam 4 --device cpu",
             ("evaluate", ("runs/ko-en", ["a.ko,b.en"]), {"beam": 4, "device": "cpu"}),
         ),
-        ("eval runs/ko-en", ("evaluate", ("runs/ko-en", None), {"beam": None, "device": "auto"})),
+        ("eval runs/ko-en", ("evaluate", ("runs/ko-en", None), {"device": "auto"})),
         ("look runs/ko-en 은행 -o 보기.png", ("look", ("runs/ko-en", "은행", Path("보기.png")), {})),
         ("plan transformer-big model.width=64", ("plan", ("transformer-big", ["model.width=64"]), {"length": None})),
         (
@@ -137,6 +163,19 @@ def command(
 def test_each_verb_calls_one_function(api: Recorder, line: str, call: tuple[str, tuple[Any, ...], Any]) -> None:
     assert outcome(*line.split()) == 0
     assert api.calls == [call]
+
+
+def test_a_schema_is_read_from_its_file(api: Recorder, tmp_path: Path) -> None:
+    file = tmp_path / "형식.json"
+    file.write_text('{"type": "integer"}', encoding="utf-8")
+    assert outcome("run", "m", "text", "--json-schema", str(file), "--grammar", "start: /a/") == 0
+    assert api.calls[0][2]["json_schema"] == '{"type": "integer"}'
+    assert api.calls[0][2]["grammar"] == "start: /a/"
+
+
+def test_a_chat_has_no_inputs(api: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome("run", "m", "text", "--chat") == 2
+    assert "leave out INPUT, --json and -o" in capsys.readouterr().err
 
 
 def test_list_prints_one_name_a_line(api: Recorder, capsys: pytest.CaptureFixture[str]) -> None:

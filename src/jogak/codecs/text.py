@@ -8,6 +8,7 @@ import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +21,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer
 
 from jogak import storage
 from jogak.codecs._placeholders import TOKENS, assign, runs
+from jogak.codecs._spelling import BYTE, GPT2_BYTES, Spelling, spell
 from jogak.codecs._training import (
     BOS,
     BYTES,
@@ -41,7 +43,6 @@ _NAMES = {
     "eos": (EOS, "[SEP]", "<eos>", "<|end_of_text|>", "<|endoftext|>", "[EOS]"),
     "unk": (UNKNOWN, "[UNK]"),
 }
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _PRINTABLE = frozenset(string.printable) - set("\v\f")
 _VISIBLE = str.maketrans({" ": "▁", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 
@@ -80,6 +81,7 @@ class TextCodec:
         self.pad_id = eos if found["pad"] is None else found["pad"]
         self.slot_ids = {token: self._vocabulary[token] for token in TOKENS if token in self._vocabulary}
         description = json.loads(tokenizer.to_str())
+        self._description = {name: description[name] for name in ("decoder", "added_tokens")}
         self._reserved = {entry["id"] for entry in description["added_tokens"] if entry["special"]}
         self._slot_numbers = frozenset(self.slot_ids.values())
         self._byte_level = '"ByteLevel"' in json.dumps(description["decoder"])
@@ -255,6 +257,17 @@ class TextCodec:
             return [self.decode(ids) for ids in batch]
         return [self.decode(ids, ours) for ids, ours in zip(batch, slots, strict=True)]
 
+    @property
+    def spelling(self) -> Spelling:
+        """The bytes that each id writes, for text that is cut, searched or streamed while it comes."""
+        return self._spelling
+
+    @cached_property
+    def _spelling(self) -> Spelling:
+        if self._own:
+            return Spelling(self._bytes, self._prefix)
+        return spell(self._pieces, sorted(self._reserved), self._description)
+
     def _visible(self, ids: Sequence[int], slots: Slots) -> list[int]:
         return [n for n in ids if n not in self._reserved or n in slots]
 
@@ -279,12 +292,12 @@ class TextCodec:
     def _label(self, number: int) -> str:
         piece = self._pieces[number]
         if self._byte_level and number not in self._reserved:
-            raw = bytes(_GPT2_BYTES[character] for character in piece if character in _GPT2_BYTES)
+            raw = bytes(GPT2_BYTES[character] for character in piece if character in GPT2_BYTES)
             try:
                 piece = raw.decode()
             except UnicodeDecodeError:  # a part of a character
                 return "".join(f"<0x{byte:02X}>" for byte in raw)
-        if self._own and (byte := _BYTE.fullmatch(piece)) and (shown := chr(int(byte[1], 16))) in _PRINTABLE:
+        if self._own and (byte := BYTE.fullmatch(piece)) and (shown := chr(int(byte[1], 16))) in _PRINTABLE:
             piece = shown
         return piece.translate(_VISIBLE)
 
@@ -349,13 +362,3 @@ def _replace(text: str, table: Mapping[str, str]) -> str:
     if not table:
         return text
     return re.sub("|".join(map(re.escape, table)), lambda match: table[match.group()], text)
-
-
-def _gpt2_bytes() -> dict[str, int]:
-    """Byte-level vocabularies (GPT-2) write a byte as itself where printable, else as the next U+0100 + n."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
-
-
-_GPT2_BYTES = _gpt2_bytes()

@@ -3,17 +3,22 @@
 Legend: B batch, T time, C classes, n texts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from jogak import config
+from jogak.decoding.answers import Generation
 from jogak.errors import UserError
 from jogak.hub.pretrained import Pretrained
+from jogak.hub.writing import generator
 from jogak.models import Classifier, Decoder, EncoderDecoder
+from jogak.tasks._decode import decoding_of
 from jogak.tasks.contract import Predictor
 
-AT_ONCE = 16  # texts that are gone on from together
+AT_ONCE, LENGTH = 16, 64  # texts that are gone on from together; units after which an answer ends
 
 
 def _nothing(count: int) -> None:
@@ -58,9 +63,10 @@ class Writer(_Predictor):
 
     name = "output"
 
-    def __init__(self, model: Pretrained, beam: int, max_length: int) -> None:
+    def __init__(self, model: Pretrained, **settings: Any) -> None:  # noqa: ANN401
         super().__init__(model)
-        self.beam, self.max_length = beam, max_length
+        self.asked = decoding_of(config.Decode(max_length=LENGTH, length_penalty=1.0), settings)
+        self.max_length, self.generator = self.asked.max_new_tokens, generator(model)
 
     def __call__(
         self, texts: Sequence[str], where: Sequence[str] = (), *, done: Callable[[int], None] = _nothing
@@ -70,10 +76,8 @@ class Writer(_Predictor):
             rows = self.model.encode(texts[begin : begin + AT_ONCE])
             for number, row in enumerate(rows, begin):
                 self._check(row, where[number] if where else f"text {number + 1}")
-            written = self.model.generate(rows, self.max_length, beam=self.beam)
-            assert written.text is not None
-            parts = zip(written.text, written.scores, written.ids, strict=True)
-            found += [[Said(text, score, {"ids": ids})] for text, score, ids in parts]
+            written = self.generator.generate(rows, self.asked)
+            found += [[Said(a.text, a.score, {"ids": _with_end(a)}) for a in answers] for answers in written]
             done(len(rows))
         return found
 
@@ -88,6 +92,10 @@ class Writer(_Predictor):
                 f"{name}: has {len(row)} units{told}, and the model has {given.max_length} positions; "
                 f"shorten it{', or ask for less with --max-length' if more else ''}"
             )
+
+
+def _with_end(answer: Generation) -> list[int]:
+    return [*answer.ids, *([] if answer.end is None else [answer.end])]
 
 
 class Labeller(_Predictor):
@@ -140,25 +148,24 @@ class Embedder(_Predictor):
         return found
 
 
-def predictor(model: Pretrained, **settings: int | float | None) -> Predictor:
-    """A model as a function of texts; settings: beam and max_length of what writes, n_best of what labels.
+def predictor(model: Pretrained, **settings: Any) -> Predictor:  # noqa: ANN401
+    """A model as a function of texts; settings: of what writes, as of jogak.decoding.settings; of what labels, n_best.
 
     Raises: UserError for a setting that means nothing here.
     """
     if model.config.input is not None:
         kind = model.config.input.name
         raise UserError(f"{model.folder}: reads {kind}, not text; in Python, model.module takes them as numbers")
-    given = {name: int(value) for name, value in settings.items() if value is not None}
+    given = {name: value for name, value in settings.items() if value is not None}
     if isinstance(model.module, Decoder) and model.config.head.kind == "units":
-        _only(given, "beam", "max_length")
-        return Writer(model, given.get("beam", 1), given.get("max_length", 64))
+        return Writer(model, **given)
     if isinstance(model.module, Classifier):
         _only(given, "n_best")
-        return Labeller(model, given.get("n_best", 1))
+        return Labeller(model, int(given.get("n_best", 1)))
     _only(given)
     return Embedder(model)
 
 
-def _only(given: dict[str, int], *known: str) -> None:
+def _only(given: Mapping[str, Any], *known: str) -> None:
     if strange := sorted(given.keys() - set(known)):
         raise UserError(f"'{strange[0]}' means nothing to this model; {' and '.join(known) or 'nothing'} can be set")

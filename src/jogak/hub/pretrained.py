@@ -4,22 +4,25 @@ Legend: B batch, T time, D model width.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from jogak import config
+from jogak.decoding.answers import Piece
+from jogak.decoding.generate import Generator
 from jogak.decoding.search import Settings, search
 from jogak.errors import UserError
 from jogak.families._fields import Fields
 from jogak.hub.read import Plan
+from jogak.hub.writing import generator, rows_of
 from jogak.layers.pooling import POOLS
 from jogak.mixers import Context
 from jogak.models import Decoder, Encoder, EncoderDecoder, Model
@@ -75,7 +78,7 @@ class Pretrained:
             self._tokenizer = vocabularies.read(self.folder, getattr(self.family, "TOKENIZER", None))
         return self._tokenizer
 
-    def run(self, x: str | Sequence[str], **settings: int | None) -> Result | list[Result]:
+    def run(self, x: str | Sequence[str], **settings: Any) -> Result | list[Result]:  # noqa: ANN401
         """Write on, answer, label or compare one text or many at once; settings as of hub.predictors.
 
         Raises: UserError for an empty or over-long text, or a setting that means nothing to the model.
@@ -83,6 +86,26 @@ class Pretrained:
         from jogak.hub.predictors import predictor
 
         return results(predictor(self, **settings), x)
+
+    @overload
+    def generate(
+        self,
+        input_ids: Tensor | Sequence[Sequence[int]],
+        max_new_tokens: int = ...,
+        *,
+        stream: Literal[False] = ...,
+        **settings: Any,  # noqa: ANN401
+    ) -> Generation: ...
+
+    @overload
+    def generate(
+        self,
+        input_ids: Tensor | Sequence[Sequence[int]],
+        max_new_tokens: int = ...,
+        *,
+        stream: Literal[True],
+        **settings: Any,  # noqa: ANN401
+    ) -> Iterator[Piece]: ...
 
     def generate(
         self,
@@ -94,8 +117,11 @@ class Pretrained:
         length_penalty: float = 1.0,
         end: int | None = None,
         start: int | None = None,
-    ) -> Generation:
-        """The likeliest continuation of each row (of an encoder-decoder: the answer to it), greedily or by beams.
+        stream: bool = False,
+        **settings: Any,  # numbers and texts
+    ) -> Generation | Iterator[Piece]:
+        """The likeliest continuation of each row (of an encoder-decoder: the answer to it), greedily or by beams; or by
+        any way of decoding that settings ask for (see jogak.decoding.settings), n answers to a row one after another.
 
         input_ids: int64 [B T], or rows of different lengths; where model.input reads something else, that.
         mask: bool [B T], True = a real position; prompts are padded on the left.
@@ -103,19 +129,26 @@ class Pretrained:
         end, start: the id that ends an answer (-1: none does), and the one that an encoder-decoder's begins with; None:
         as the checkpoint says.
 
-        Raises: UserError for a model that does not write.
+        stream: pieces of the answers while they come.
+
+        Raises: UserError for a model that does not write, or settings that do not fit.
         """
+        if settings or stream:
+            asked = {"max_new_tokens": max_new_tokens, "beam": beam, "length_penalty": length_penalty, **settings}
+            made, rows = generator(self, end=end, start=start), rows_of(input_ids, mask)
+            return made.stream(rows, **asked) if stream else self._told(made, rows, asked)
         if not isinstance(self.module, Decoder) or self.config.head.kind != "units":
             raise UserError(f"{self.folder}: this model has no head that writes; embed() gives vectors")
         began = perf_counter()
         left = not isinstance(self.module, EncoderDecoder)
         ids, mask = self.rows(input_ids, mask, left=left)
-        settings = Settings(
+        plain = Settings(
             end=self.special("eos_token_id", -1) if end is None else end,
             max_length=max_new_tokens,
             beam=beam,
             length_penalty=length_penalty,
             by_length=True,
+            ends=tuple(self.specials("eos_token_id")[1:]) if end is None else (),
         )
         with torch.inference_mode():
             if isinstance(self.module, EncoderDecoder):
@@ -123,15 +156,22 @@ class Pretrained:
                 if first < 0:
                     raise UserError(f"{self.folder / 'config.json'}: 'decoder_start_token_id' is missing; add it")
                 prompt = torch.full((ids.shape[0], 1), first, device=ids.device)
-                found = search(self.module, prompt, self.module.read(ids, mask), settings)
+                found = search(self.module, prompt, self.module.read(ids, mask), plain)
             else:
-                found = search(self.module, ids, Context(mask=mask), settings)
+                found = search(self.module, ids, Context(mask=mask), plain)
         best = [row[0] for row in found]
-        written = [[*h.ids, *([settings.end] if h.ended else [])] for h in best]
+        written = [[*h.ids, *([h.end] if h.end is not None else [])] for h in best]
         text = None
-        if self._has_tokenizer:
+        if self.has_tokenizer:
             text = [self.tokenizer.decode(list(h.ids)) for h in best]
         return Generation(written, text, [h.score for h in best], perf_counter() - began)
+
+    def _told(self, made: Generator, rows: list[list[int]], asked: dict[str, Any]) -> Generation:
+        began = perf_counter()
+        answers = [answer for found in made.generate(rows, **asked) for answer in found]
+        ids = [[*a.ids, *([] if a.end is None else [a.end])] for a in answers]
+        text = [a.text for a in answers] if self.has_tokenizer else None
+        return Generation(ids, text, [a.score for a in answers], perf_counter() - began)
 
     @torch.inference_mode()
     def embed(self, texts: str | Sequence[str], *, batch: int = 32) -> Tensor:
@@ -220,20 +260,25 @@ class Pretrained:
             raise UserError(f"input_ids: id {int(wrong[0])} is not in the vocabulary of {self.config.vocab_size}")
         return ids.to(self.device), None if mask is None else mask.bool().to(self.device)
 
+    @property
+    def generation(self) -> dict[str, Any]:
+        """What generation_config.json says; nothing where there is none."""
+        file = self.folder / "generation_config.json"
+        return self._json(file) if file.is_file() else {}
+
     def special(self, name: str, default: int) -> int:
         """A special id, of generation_config.json or config.json; the first where there are several."""
-        file = self.folder / "generation_config.json"
-        settings = self._json(file) if file.is_file() else {}
-        value = settings.get(name)
+        return next(iter(self.specials(name)), default)
+
+    def specials(self, name: str) -> list[int]:
+        """All of them."""
+        value = self.generation.get(name)
         value = self.fields.get(name) if value is None else value
-        if isinstance(value, list):
-            value = value[0] if value else None
-        if value is None:
-            return default
-        return Fields({name: value}, str(self.folder / "config.json")).integer(name, least=-1)
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        return [Fields({name: v}, str(self.folder / "config.json")).integer(name, least=-1) for v in values]
 
     @property
-    def _has_tokenizer(self) -> bool:
+    def has_tokenizer(self) -> bool:
         from jogak.codecs import vocabularies
 
         return self._tokenizer is not None or vocabularies.there(self.folder)

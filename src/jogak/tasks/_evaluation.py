@@ -3,14 +3,11 @@
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from jogak.data.sources import Row
 from jogak.errors import UserError
 from jogak.tasks._scores import Nearest, Score, Scores, scores
-
-if TYPE_CHECKING:
-    from jogak.tasks.translate import Translator
 
 LENGTHS = (10, 20, 40, 80, 160)  # characters of a source, at most, in the parts that are measured by themselves
 
@@ -84,8 +81,31 @@ class Evaluation:
         return "\n".join(lines)
 
 
+class Answers(Protocol):
+    """An answer, and the placeholders of its source that it lacks."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def lost(self) -> Sequence[str]: ...
+
+
+class Translates(Protocol):
+    """What is measured: see tasks.contract.Predictor. max_source: tokens of a source that it was trained for."""
+
+    @property
+    def max_source(self) -> int | None: ...
+
+    def __call__(
+        self, texts: Sequence[str], where: Sequence[str] = (), *, done: Callable[[int], None] = ...
+    ) -> Sequence[Sequence[Answers]]: ...
+
+    def fits(self, text: str) -> bool: ...
+
+
 def evaluate(
-    translator: "Translator",
+    translator: Translates,
     rows: Sequence[Row],
     training: Sequence[Row],
     *,

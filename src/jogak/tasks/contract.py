@@ -9,11 +9,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from jogak import config
+from jogak.decoding.generate import Generator
+from jogak.decoding.prefix import PrefixCache
 from jogak.models import Model
 
 if TYPE_CHECKING:
@@ -172,14 +174,14 @@ class Trained(Protocol):
     @property
     def field(self) -> str: ...
 
-    def predictor(self, **settings: int | float | None) -> Predictor:
+    def predictor(self, **settings: Any) -> Predictor:  # noqa: ANN401  # numbers and texts
         """The model as a function of inputs; settings: fields of config.Decode, None = as the run says.
 
         Raises: UserError for a setting that means nothing here.
         """
         ...
 
-    def evaluate(self, data: Sequence[str] | None, progress: Progress, **settings: int | float | None) -> Evaluation:
+    def evaluate(self, data: Sequence[str] | None, progress: Progress, **settings: Any) -> Evaluation:  # noqa: ANN401
         """Measure on the run's own held-out test, or on all of the sources `data`.
 
         Raises: UserError if there is nothing to measure on.
@@ -188,4 +190,16 @@ class Trained(Protocol):
 
     def trace(self, text: str) -> Trace:
         """What the model reads while it answers `text`."""
+        ...
+
+
+@runtime_checkable
+class Writes(Protocol):
+    """A trained model that writes."""
+
+    def generator(self, cache: PrefixCache | None = None, draft: Model | None = None) -> Generator:
+        """The model ready to write by any way of decoding; see Generator for cache and draft.
+
+        Raises: UserError for a draft that does not fit.
+        """
         ...

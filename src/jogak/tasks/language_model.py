@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +18,16 @@ from jogak.data.batch import Batch
 from jogak.data.documents import Document, TextSplit, read_documents, split_text
 from jogak.data.tokens import Limits, TokenStore
 from jogak.data.windows import WindowLoader, read_windows
+from jogak.decoding.generate import Generator
+from jogak.decoding.prefix import PrefixCache
 from jogak.decoding.search import Hypothesis, Settings, search
+from jogak.decoding.settings import of_recipe
 from jogak.errors import UserError
 from jogak.mixers import EMPTY, Context
 from jogak.models import Decoder, EncoderDecoder
 from jogak.tasks._bits import Bits, measure
-from jogak.tasks._decode import decode_with
+from jogak.tasks._decode import as_draft, decode_with, is_search
+from jogak.tasks._generate import Sampler
 from jogak.tasks._loss import token_loss
 from jogak.tasks._start import copy_weights
 from jogak.tasks.contract import Progress, Trace
@@ -173,6 +178,7 @@ def build(recipe: config.Recipe, *, start: tuple[Decoder, TextCodec] | None = No
         raise UserError("data.validation: a language model needs at least 1 held-out window to choose checkpoints by")
     if recipe.train.bpe_dropout:
         raise UserError("train.bpe_dropout: windows of running text are of one spelling; set it to 0")
+    of_recipe(recipe.decode)  # refuses now what it would refuse later
     split = read_split(recipe.data)
     codec = TextCodec.train(_texts(split), recipe.codec) if start is None else start[1]
     store = TokenStore.cached(Path(recipe.run) / "data", split.train, _Documents(codec), Limits(), split.digest)
@@ -307,14 +313,21 @@ class TrainedLanguageModel:
     def field(self) -> str:
         return self.recipe.data.text
 
-    def predictor(self, **settings: float | None) -> Writer:
+    def predictor(self, **settings: Any) -> Writer | Sampler:  # noqa: ANN401  # texts and numbers
         decode = decode_with(self.recipe.decode, **settings)
-        return Writer(self.module, self.codec, decode, places(self.recipe.model))
+        if is_search(decode):
+            return Writer(self.module, self.codec, decode, places(self.recipe.model))
+        return Sampler(self.generator(), of_recipe(decode), decode.batch)
 
-    def evaluate(self, data: Sequence[str] | None, progress: Progress, **settings: float | None) -> Bits:
+    def generator(self, cache: PrefixCache | None = None, draft: models.Model | None = None) -> Generator:
+        """The model ready to write by any way of decoding; see Generator for cache and draft."""
+        longest = places(self.recipe.model)
+        return Generator(self.module, self.codec, longest=longest, cache=cache, draft=as_draft(draft))
+
+    def evaluate(self, data: Sequence[str] | None, progress: Progress, **settings: Any) -> Bits:  # noqa: ANN401
         """Bits per byte beside uniform, unigram and n-gram baselines that read the same training text."""
-        if settings.get("beam") is not None:
-            raise UserError("bits per byte are measured without a search; leave out --beam")
+        if asked := sorted(name for name, value in settings.items() if value is not None):
+            raise UserError(f"bits per byte are measured without decoding; leave out {', '.join(asked)}")
         given = self.recipe.data
         try:
             split = read_split(given)

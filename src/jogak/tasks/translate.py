@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,12 +20,16 @@ from jogak.data.sources import Row, read_rows
 from jogak.data.split import Split, split_rows
 from jogak.data.splitting import Splitting
 from jogak.data.tokens import Limits, TokenStore
+from jogak.decoding.generate import Generator
+from jogak.decoding.prefix import PrefixCache
 from jogak.decoding.search import Hypothesis, Settings, search
+from jogak.decoding.settings import of_recipe
 from jogak.errors import UserError
 from jogak.models import EncoderDecoder
-from jogak.tasks._decode import decode_with
+from jogak.tasks._decode import as_draft, decode_with, is_search
 from jogak.tasks._evaluation import Evaluation
 from jogak.tasks._evaluation import evaluate as measure
+from jogak.tasks._generate import Sampler
 from jogak.tasks._loss import token_loss
 from jogak.tasks._scores import chrf
 from jogak.tasks._start import copy_weights
@@ -198,6 +203,7 @@ def build(recipe: config.Recipe, *, start: tuple[EncoderDecoder, TextCodec] | No
         raise UserError("data.validation: translation needs at least 1 held-out pair to choose checkpoints by")
     if recipe.train.pack and recipe.train.bpe_dropout:
         raise UserError("train.bpe_dropout: it makes examples longer, which packed rows have no room for; set one to 0")
+    of_recipe(recipe.decode)  # refuses now what it would refuse later
     split = read_split(recipe.data)
     codec = TextCodec.train(_texts(split), recipe.codec) if start is None else start[1]
     limits = Limits(recipe.data.max_length, recipe.data.drop_longer_than)
@@ -308,11 +314,19 @@ class TrainedTranslation:
     def field(self) -> str:
         return self.recipe.data.source
 
-    def predictor(self, **settings: float | None) -> Translator:
-        decode = decode_with(self.recipe.decode, **settings)
-        return Translator(self.module, self.codec, decode, self.recipe.data.max_length)
+    def predictor(self, **settings: Any) -> Translator | Sampler:  # noqa: ANN401  # texts and numbers
+        decode, longest = decode_with(self.recipe.decode, **settings), self.recipe.data.max_length
+        if is_search(decode):
+            return Translator(self.module, self.codec, decode, longest)
+        return Sampler(self.generator(), of_recipe(decode), decode.batch, longest)
 
-    def evaluate(self, data: Sequence[str] | None, progress: Progress, **settings: float | None) -> Evaluation:
+    def generator(self, cache: PrefixCache | None = None, draft: models.Model | None = None) -> Generator:
+        """The model ready to write by any way of decoding; see Generator for cache and draft."""
+        given = self.recipe.model
+        longest = given.max_length if given.position == "learned" else None
+        return Generator(self.module, self.codec, longest=longest, cache=cache, draft=as_draft(draft))
+
+    def evaluate(self, data: Sequence[str] | None, progress: Progress, **settings: Any) -> Evaluation:  # noqa: ANN401
         """chrF and BLEU beside copying the source and looking it up in the training pairs."""
         given = self.recipe.data
         try:

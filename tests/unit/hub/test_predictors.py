@@ -78,8 +78,9 @@ def test_text_goes_on(writer: Pretrained) -> None:
 
 
 def test_settings_without_meaning(writer: Pretrained, labeller: Pretrained) -> None:
-    with pytest.raises(UserError, match="'n_best' means nothing to this model; beam and max_length can be set"):
-        writer.run("a", n_best=2)
+    with pytest.raises(UserError, match=r"'bean'.*did you mean 'beam'"):
+        writer.run("a", bean=2)
+    assert len(writer.run("a", beam=2, n_best=2, max_length=3).answers) == 2
     with pytest.raises(UserError, match="'beam' means nothing to this model; n_best can be set"):
         labeller.run("a", beam=2)
 

@@ -1,0 +1,307 @@
+"""Continuous batching: requests join and leave the running batch at every step, and prompts are read in chunks.
+
+What a request gets does not depend on who shares its batch (up to the rounding of the model's own sums): its chance is
+its own, and its state is joined to the others' behind padding, which no mixer sees.
+
+Legend: B rows that run, V vocabulary, T units of history.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from jogak.decoding.answers import Piece
+from jogak.decoding.generate import Generator
+from jogak.decoding.job import Job
+from jogak.decoding.processors import Chain, Forbidden
+from jogak.decoding.sampling import Row, Token, draw, generator, likeliest, why
+from jogak.decoding.settings import Sampling
+from jogak.errors import UserError
+from jogak.mixers import Context, State
+from jogak.models import ModelState
+from jogak.models.block import BlockState
+
+
+@dataclass
+class _Request:
+    """What was asked for, and how far it has come."""
+
+    number: int
+    job: Job
+    rows: list[Row]
+    heard: list[list[Token]]
+    open: int = field(init=False)  # answers that go on
+
+    def __post_init__(self) -> None:
+        self.open = len(self.rows)
+
+
+@dataclass
+class _Running:
+    """One row of the batch: the answer it is, its numbers of chance [steps], its units so far."""
+
+    request: _Request
+    choice: int
+    chance: Tensor | None
+    steps: int = 0
+
+    @property
+    def row(self) -> Row:
+        return self.request.rows[self.choice]
+
+
+@dataclass
+class _Reading:
+    """A request whose prompt is being read: the state after `read` of its ids."""
+
+    number: int
+    ids: list[int]
+    asked: Sampling
+    read: int = 0
+    cached: int = 0
+    state: ModelState | None = None
+
+
+class Batcher:
+    """made: the model. rows: answers that run together at most. chunk: positions of prompts that a step reads."""
+
+    def __init__(self, made: Generator, *, rows: int = 64, chunk: int = 256) -> None:
+        if rows < 1 or chunk < 1:
+            raise UserError(f"a batch needs rows and chunk of at least 1, got {rows} and {chunk}")
+        self.made, self.rows, self.chunk = made, rows, chunk
+        self._waiting: OrderedDict[int, _Reading] = OrderedDict()
+        self._running: list[_Running] = []
+        self._state: ModelState | None = None
+        self._logits: Tensor | None = None
+        self._history = torch.zeros(0, 0, dtype=torch.int64)
+        self._chain: Chain | None = None
+        self._forbidden: Forbidden | None = None
+        self._count = 0
+
+    @property
+    def running(self) -> int:
+        """Answers in the batch."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are not yet read."""
+        return len(self._waiting)
+
+    def submit(self, ids: Sequence[int], asked: Sampling | None = None, **changes: Any) -> int:  # noqa: ANN401
+        """Take a request; its number, which its pieces carry.
+
+        Raises: UserError for what does not fit, and for ways of decoding that know no answer before the end.
+        """
+        (wanted,) = self.made.streamable([ids], asked, changes)
+        if wanted.penalty_alpha or wanted.draft_tokens:
+            raise UserError("penalty_alpha and draft_tokens are for one request alone; use Generator.generate")
+        if wanted.n > self.rows:
+            raise UserError(f"n ({wanted.n}) cannot be more than the {self.rows} rows of the batch")
+        self._count += 1
+        self._waiting[self._count] = _Reading(self._count, list(ids), wanted)
+        return self._count
+
+    def cancel(self, number: int) -> None:
+        """Let a request go, wherever it is; its rows are free at once."""
+        self._waiting.pop(number, None)
+        self._leave([row.request.number != number for row in self._running])
+
+    def run(self) -> Iterator[Piece]:
+        """Steps until nothing is left to do."""
+        while self._running or self._waiting:
+            yield from self.step()
+
+    @torch.inference_mode()
+    def step(self) -> list[Piece]:
+        """Read a chunk of what waits, and give every running answer its next unit. Piece.request tells whose it is."""
+        with self.made.evaluating():
+            self._admit()
+            if not self._running:
+                return []
+            unit, found, lost = self._choose()
+            pieces, alive = self._tell(found, lost)
+            self._history = torch.cat([self._history, unit.unsqueeze(1)], dim=1)
+            unit = unit[torch.tensor(alive, dtype=torch.bool, device=unit.device)]
+            self._leave(alive)
+            if self._running:
+                x, self._state = self.made.model.hidden(unit.unsqueeze(1), self._state)
+                self._logits = self.made.model.head(x)[:, -1]
+            return pieces
+
+    # ------------------------------------------------------------ joining
+
+    def _admit(self) -> None:
+        """Read at most `chunk` positions of prompts, first come first served; those that are read join."""
+        budget = self.chunk
+        while self._waiting and budget > 0:
+            reading = next(iter(self._waiting.values()))
+            if len(self._running) + reading.asked.n > self.rows:
+                return
+            if self.made.reads_source:
+                budget -= len(reading.ids)
+                job = self.made.begin(reading.ids, reading.asked)
+            else:
+                budget -= self._read_on(reading, budget)
+                if reading.read < len(reading.ids):
+                    return
+                job = self.made.begin(reading.ids, reading.asked, reading.state, reading.cached)
+            del self._waiting[reading.number]
+            self._join(job, reading)
+
+    def _read_on(self, reading: _Reading, budget: int) -> int:
+        """Read some of a prompt up to its last id, whose logits are asked for when it joins; how much was read."""
+        cache, last = self.made.cache, len(reading.ids) - 1
+        if reading.read == 0 and cache is not None:
+            reading.read, reading.state = cache.longest(reading.ids)
+            reading.cached = reading.read
+        spent = 0
+        while reading.read < last and spent < budget:
+            ends = [last, reading.read + budget - spent]
+            if cache is not None:
+                ends.append((reading.read // cache.block + 1) * cache.block)
+            end = min(ends)
+            ids = torch.tensor([reading.ids[reading.read : end]], device=self.made.device)
+            _, reading.state = self.made.model.hidden(ids, reading.state, Context(mask=torch.ones_like(ids).bool()))
+            if cache is not None and end in cache.ends(reading.ids):
+                cache.put(reading.ids[:end], reading.state)
+            spent, reading.read = spent + end - reading.read, end
+        if reading.read == last and spent < budget:
+            reading.read, spent = last + 1, spent + 1
+        return spent
+
+    def _join(self, job: Job, reading: _Reading) -> None:
+        """Put a request's rows behind those that run."""
+        given = reading.asked
+        start = job.start.repeat(given.n)
+        request = _Request(reading.number, job, job.rows(given.n, follow=True), [[] for _ in range(given.n)])
+        for choice, row in enumerate(request.rows):
+            stream = generator(row.seed, row.choice)
+            drawn = torch.rand(given.max_new_tokens, generator=stream, dtype=torch.float64).clamp(max=1 - 1e-12)
+            self._running.append(_Running(request, choice, drawn if given.heat else None))
+        if self._state is None or self._logits is None:
+            self._state, self._logits, self._history = start.state, start.logits, start.history
+        else:
+            self._state = joined([self._state, start.state])
+            self._logits = torch.cat([self._logits, start.logits])
+            longest = max(self._history.shape[1], start.history.shape[1])
+            parts = [pad(h, (longest - h.shape[1], 0), value=-1) for h in (self._history, start.history)]
+            self._history = torch.cat(parts)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """The processors of the rows that run now."""
+        jobs = [row.request.job for row in self._running]
+        self._forbidden = Forbidden([job.forbidden[0] for job in jobs], self.made.device)
+        ends = [self.made.codec.eos_id, *self.made.ends]
+        asked, rules = [row.row.settings for row in self._running], [job.first_rules for job in jobs]
+        self._chain = Chain.of(asked, ends, self.made.device, rules=rules)
+
+    def _leave(self, stay: Sequence[bool]) -> None:
+        """Only the rows that stay go on."""
+        if all(stay):
+            return
+        kept = [place for place, here in enumerate(stay) if here]
+        self._running = [self._running[place] for place in kept]
+        if not kept or self._state is None or self._logits is None:
+            self._state = self._logits = None
+            self._history = torch.zeros(0, 0, dtype=torch.int64, device=self.made.device)
+            return
+        rows = torch.tensor(kept, device=self._logits.device)
+        self._state, self._logits = trimmed(self._state.reorder(rows, rows)), self._logits[rows]
+        self._history = self._history[rows]
+        first = int((self._history >= 0).any(0).int().argmax())
+        self._history = self._history[:, first:]
+        self._prepare()
+
+    # ------------------------------------------------------------ writing
+
+    def _choose(self) -> tuple[Tensor, list[Token], dict[int, str]]:
+        """The next unit of every row [B], what is told of it, and of rows that can have none."""
+        assert self._logits is not None
+        assert self._forbidden is not None
+        logits = self._forbidden(self._logits)
+        scores, lost = logits, dict[int, str]()
+        if self._chain:
+            lengths = torch.tensor([row.steps for row in self._running], device=logits.device)
+            scores, lost = self._chain.apply(logits, self._history, self._history.shape[1] - lengths)
+        unit = scores.argmax(-1)
+        by_chance = [place for place, row in enumerate(self._running) if row.chance is not None]
+        if by_chance:
+            numbers = [row.chance[row.steps] for row in self._running if row.chance is not None]
+            unit[by_chance] = draw(scores[by_chance], torch.stack(numbers).to(scores.device))
+        log_probs = (logits.gather(1, unit.unsqueeze(1)).squeeze(1) - logits.logsumexp(-1)).tolist()
+        end, found = self.made.codec.eos_id, list[Token]()
+        for place, (running, number) in enumerate(zip(self._running, unit.tolist(), strict=True)):
+            running.steps += 1
+            top = likeliest(logits[place : place + 1], running.row)[0]
+            reason = why(running.row, number, end, running.steps)
+            found.append(Token(place, number, log_probs[place], top, reason))
+        return unit, found, lost
+
+    def _tell(self, found: list[Token], lost: dict[int, str]) -> tuple[list[Piece], list[bool]]:
+        """A piece for every row, and which rows go on; a row whose answer is not what it must be says so instead."""
+        pieces: list[Piece] = []
+        for running, token in zip(self._running, found, strict=True):
+            request, heard = running.request, running.request.heard[running.choice]
+            heard.append(token)
+            try:
+                if token.row in lost:
+                    raise UserError(lost[token.row])
+                piece = request.job.piece(running.choice, running.row, [token], heard, len(request.rows))
+            except UserError as error:
+                piece = Piece(running.choice, "", reason="length", error=str(error))
+            pieces.append(replace(piece, request=request.number))
+        return pieces, [piece.reason is None for piece in pieces]
+
+
+# ---------------------------------------------------------------- states of several batches as one
+
+
+def joined(states: Sequence[ModelState]) -> ModelState:
+    """The states of rows that were read apart as one batch; each was read with a mask, which says what is real."""
+    blocks = zip(*(state.blocks for state in states), strict=True)
+    made = tuple(BlockState(_cat([b.mixer for b in row]), _cat_some([b.cross for b in row])) for row in blocks)
+    return ModelState(made, _cat([state.places for state in states]))
+
+
+def _cat_some(states: Sequence[State | None]) -> State | None:
+    known = [state for state in states if state is not None]
+    return _cat(known) if known else None
+
+
+def _cat(states: Sequence[State]) -> State:
+    """Batch by batch; what grew to different lengths gets padding in front, where its mask says that nothing is."""
+    tensors: dict[str, Tensor] = {}
+    for name in states[0]:
+        parts = [state[name] for state in states]
+        longest = max((part.shape[1] for part in parts if part.dim() > 1), default=0)
+        tensors[name] = torch.cat([_front(part, longest) for part in parts])
+    return State(tensors, seen=max(state.seen for state in states), owner=states[0].owner)
+
+
+def _front(part: Tensor, longest: int) -> Tensor:
+    if part.dim() < 2 or part.shape[1] == longest:
+        return part
+    shape = (part.shape[0], longest - part.shape[1], *part.shape[2:])
+    return torch.cat([part.new_zeros(shape), part], dim=1)
+
+
+def trimmed(state: ModelState) -> ModelState:
+    """The state without places in front that no row has anything at."""
+    blocks = tuple(BlockState(_trim(b.mixer), None if b.cross is None else _trim(b.cross)) for b in state.blocks)
+    return ModelState(blocks, state.places)
+
+
+def _trim(state: State) -> State:
+    mask = state.get("mask")
+    if mask is None or mask.dim() != 2 or not mask.shape[1] or bool(mask[:, 0].any()):
+        return state
+    length, first = mask.shape[1], int(mask.any(0).int().argmax())
+    grown = [name for name, tensor in state.items() if tensor.dim() > 1 and tensor.shape[1] == length]
+    return state.last(length - first, *grown)
