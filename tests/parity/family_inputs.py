@@ -102,11 +102,26 @@ def frames(model: nn.Module) -> Inputs:
     return Inputs((x, ids, None), {"input_features": x, "decoder_input_ids": ids})
 
 
+def waves(model: nn.Module) -> Inputs:
+    """Samples, padded behind where theirs then norms no padding with them."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(ROWS, 120, generator=generator)
+    whole = Inputs((x,), {"input_values": x})
+    if model.config.feat_extract_norm == "group":
+        return whole
+    mask = torch.arange(120) < torch.tensor([[120], [61], [90]])
+    x = x.masked_fill(~mask, 0)
+    lengths = model._get_feat_extract_output_lengths(mask.sum(1))
+    real = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+    return Inputs((x, mask), {"input_values": x, "attention_mask": mask.long()}, real, whole)
+
+
 # By what a model of `transformers` calls its main input.
 KINDS: dict[str, Callable[[nn.Module], Inputs]] = {
     "input_ids": units,
     "pixel_values": pictures,
     "input_features": frames,
+    "input_values": waves,
 }
 
 
