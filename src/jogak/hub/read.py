@@ -61,7 +61,9 @@ def read(checkpoint: Checkpoint, dtype: torch.dtype | None = None, device: torch
 
 def _refuse_huge(given: config.Model, checkpoint: Checkpoint) -> None:
     """Refuse more blocks than the checkpoint has tensors, before they are built."""
-    depth = sum(given.stack(side).depth for side in given.topology.split("-") if side in ("encoder", "decoder"))
+    models_in = given.towers or (given,)
+    sides = [(m, s) for m in models_in for s in m.topology.split("-") if s in ("encoder", "decoder")]
+    depth = sum(m.stack(side).depth for m, side in sides)
     if depth > len(checkpoint.entries):
         raise UserError(
             f"{checkpoint.folder / 'config.json'}: asks for {depth} blocks, and the checkpoint has only "

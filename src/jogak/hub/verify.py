@@ -19,10 +19,11 @@ from jogak.hub import keymap
 from jogak.hub.checkpoint import Checkpoint
 from jogak.hub.pretrained import Pretrained
 from jogak.hub.read import Plan, plan, read
-from jogak.models import Classifier, Coder, Decoder, Encoder, EncoderDecoder
+from jogak.models import Classifier, Coder, Decoder, Encoder, EncoderDecoder, Towers
 
 CLOSE = 1e-4  # of the largest number
 ROWS, LENGTH, WRITTEN = 2, 12, 16
+OUTPUTS = ("logits", "logits_per_image", "text_embeds", "image_embeds", "last_hidden_state")  # the first that is there
 
 
 @dataclass
@@ -154,7 +155,7 @@ def _compare(report: Report, made: Plan, theirs: Any) -> None:  # noqa: ANN401  
     with _watching(made, kept):
         found = made.model(*ours)
     told = theirs(**given, output_hidden_states=True)
-    wanted = next(told[name] for name in ("logits", "last_hidden_state") if name in told)
+    wanted = next(told[name] for name in OUTPUTS if name in told)
     report.outputs = _distance(found, wanted)
     names = {"encoder": "encoder_hidden_states", "decoder": "decoder_hidden_states"}
     for side, states in kept.items():
@@ -177,6 +178,10 @@ def _inputs(made: Plan, theirs: Any) -> tuple[list[Tensor], dict[str, Tensor]]: 
     def ids(size: int, length: int) -> Tensor:
         return torch.randint(min(10, size - 1), size, (ROWS, length), generator=generator)
 
+    if isinstance(model, Towers):
+        assert model.first.encoder.input is not None
+        pixels, words = model.first.encoder.input.example(ROWS), ids(model.second.config.vocab_size or 1, LENGTH)
+        return [pixels, words], {"pixel_values": pixels, "input_ids": words}
     size = given.vocab_size or 1
     first = _first(model)
     raw = ids(given.source_vocab_size or size, LENGTH) if first.input is None else first.input.example(ROWS)

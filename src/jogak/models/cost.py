@@ -72,6 +72,8 @@ def cost(given: config.Model, length: int, vocab_size: int | None = None) -> Cos
 
     Raises: UserError for a length that the model's table of positions does not have.
     """
+    if given.towers is not None:
+        return _both(*(cost(tower, min(length, tower.max_length)) for tower in given.towers), length)
     if given.position == "learned" and length > given.max_length:
         raise UserError(f"{length} units are more than the {given.max_length} positions that the model has learned")
     repeats: dict[Side, tuple[int, int]] = {side: _repeats(given, side) for side in _sides(given)}
@@ -86,6 +88,13 @@ def cost(given: config.Model, length: int, vocab_size: int | None = None) -> Cos
             inputs = (count - 1) * period * length * given.width * FLOAT
             total = _replace_checkpoints(total, total.checkpoint_bytes + inputs)
     return _replace_checkpoints(total, min(total.checkpoint_bytes, total.activation_bytes))
+
+
+def _both(first: Cost, second: Cost, length: int) -> Cost:
+    """Of two towers, and the number that their comparison is scaled by."""
+    names = [f.name for f in fields(Cost) if f.name != "length"]
+    sums = {n: getattr(first, n) + getattr(second, n) for n in names}
+    return Cost(length=length, **sums | {"parameters": sums["parameters"] + 1})
 
 
 def _sides(given: config.Model) -> tuple[Side, ...]:

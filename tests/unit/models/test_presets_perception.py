@@ -58,6 +58,15 @@ def test_wav2vec2() -> None:
     assert count == 94_371_712  # "95M"
 
 
+def test_clip() -> None:
+    pictures = 3 * 32 * 32 * 768 + (7 * 7 + 1) * 768 + 768 + 4 * 768 + 12 * _block(768) + 768 * 512
+    words = (49_408 + 77) * 512 + 12 * _block(512) + 2 * 512 + 512 * 512
+    count = _count("clip-vit-b32")
+    assert count == pictures + words + 1
+    assert count == 151_277_313  # "151M"
+    assert cost(config.read_preset("clip-vit-b32"), 77).parameters == count
+
+
 def test_what_they_cost_is_planned() -> None:
     """Their inputs are no units; a picture of ViT-B/16 takes 17.6 billion multiplications (2010.11929, table 6)."""
     assert cost(config.read_preset("vit-b16"), 197).forward_flops == pytest.approx(2 * 17.58e9, rel=0.01)
