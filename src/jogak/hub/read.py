@@ -61,9 +61,8 @@ def read(checkpoint: Checkpoint, dtype: torch.dtype | None = None, device: torch
 
 def _refuse_huge(given: config.Model, checkpoint: Checkpoint) -> None:
     """Refuse more blocks than the checkpoint has tensors, before they are built."""
-    models_in = given.towers or (given,)
-    sides = [(m, s) for m in models_in for s in m.topology.split("-") if s in ("encoder", "decoder")]
-    depth = sum(m.stack(side).depth for m, side in sides)
+    parts = given.towers or (given,)
+    depth = sum(p.stack(side).depth for p in parts for side in p.topology.split("-") if side in ("encoder", "decoder"))
     if depth > len(checkpoint.entries):
         raise UserError(
             f"{checkpoint.folder / 'config.json'}: asks for {depth} blocks, and the checkpoint has only "

@@ -73,7 +73,8 @@ def cost(given: config.Model, length: int, vocab_size: int | None = None) -> Cos
     Raises: UserError for a length that the model's table of positions does not have.
     """
     if given.towers is not None:
-        return _both(*(cost(tower, min(length, tower.max_length)) for tower in given.towers), length)
+        first, second = (cost(tower, min(length, tower.max_length)) for tower in given.towers)
+        return _both(first, second, length)
     if given.position == "learned" and length > given.max_length:
         raise UserError(f"{length} units are more than the {given.max_length} positions that the model has learned")
     repeats: dict[Side, tuple[int, int]] = {side: _repeats(given, side) for side in _sides(given)}
