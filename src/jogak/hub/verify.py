@@ -129,7 +129,7 @@ def _round_trip(made: Plan) -> tuple[int, list[str]]:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(torch.uint8)
+    return tensor.contiguous().flatten().view(torch.uint8)  # flat, since one number alone has no last axis
 
 
 def _theirs(checkpoint: Checkpoint) -> tuple[str, nn.Module] | None:
