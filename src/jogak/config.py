@@ -96,9 +96,13 @@ class Stack(Strict):
 class Head(Strict):
     """What stands behind the last stack: a score for every unit at each position, or for every class of a sequence."""
 
-    kind: Literal["units", "classes", "none"] = "units"  # none: what the last stack wrote
+    kind: Literal["units", "classes", "vector", "none"] = "units"  # none: what the last stack wrote
     classes: Positive | None = None  # None: what the data has
-    pool: Literal["mean", "max", "first", "last", "convolutions"] = "mean"  # of classes: which positions make it up
+    size: Positive | None = None  # of vector: how many numbers a sequence becomes; None: the model's width
+    # of classes, vector and none: which positions make it up; unit: the first that holds the unit pool_id
+    pool: Literal["mean", "max", "first", "last", "unit", "convolutions"] = "mean"
+    pool_id: Annotated[int, Field(ge=0)] | None = None  # of pool: unit; None: the unit with the highest number
+    pool_norm: bool = False  # of vector and none: what is pooled is normed
     widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3, 4, 5)  # of pool: convolutions
     channels: Positive = 100  # of pool: convolutions, for each width
     dropout: Fraction = 0.0  # of classes: before the scores
@@ -115,7 +119,8 @@ class Head(Strict):
 class Model(Strict):
     """Embeddings, one or two stacks, a head."""
 
-    topology: Literal["encoder", "decoder", "encoder-decoder"] = "encoder-decoder"
+    topology: Literal["encoder", "decoder", "encoder-decoder", "towers"] = "encoder-decoder"
+    towers: tuple["Model", "Model"] | None = None  # of topology towers: two encoders whose vectors are compared
     vocab_size: Positive | None = None  # None: what the codec has
     source_vocab_size: Positive | None = None  # of an encoder-decoder's encoder; None: vocab_size
     width: Positive = 512
@@ -155,6 +160,13 @@ class Model(Strict):
         for key in ("hidden_id", "contacts_end"):
             if self.topology != "encoder" and getattr(self, key) is not None:
                 raise ValueError(f"'{key}' needs topology 'encoder', which sees a sequence whole; remove it")
+        if (self.topology == "towers") != (self.towers is not None):
+            raise ValueError("topology 'towers' and the two models in 'towers' need each other; give both or neither")
+        for tower in self.towers or ():
+            if tower.topology != "encoder" or tower.head.kind != "vector":
+                raise ValueError("'towers' must be two models of topology 'encoder' and 'head.kind: vector'")
+        if self.head.kind == "vector" and self.topology != "encoder":
+            raise ValueError("'head.kind: vector' needs topology 'encoder'")
         self._handover_fits()
         return self
 

@@ -32,7 +32,7 @@ class Inputs:
     def output(self, model: nn.Module) -> Tensor:
         """Logits, or the last hidden states of a model without a head."""
         found = model(**self.theirs)
-        for name in ("logits", "last_hidden_state"):
+        for name in ("logits", "logits_per_image", "text_embeds", "image_embeds", "last_hidden_state"):
             if name in found:
                 return found[name]
         raise AssertionError(f"{type(model).__name__} gives {list(found)}")
@@ -102,16 +102,56 @@ def frames(model: nn.Module) -> Inputs:
     return Inputs((x, ids, None), {"input_features": x, "decoder_input_ids": ids})
 
 
+def waves(model: nn.Module) -> Inputs:
+    """Samples, padded behind where theirs then norms no padding with them."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(ROWS, 120, generator=generator)
+    whole = Inputs((x,), {"input_values": x})
+    if model.config.feat_extract_norm == "group":
+        return whole
+    mask = torch.arange(120) < torch.tensor([[120], [61], [90]])
+    x = x.masked_fill(~mask, 0)
+    lengths = model._get_feat_extract_output_lengths(mask.sum(1))
+    real = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+    return Inputs((x, mask), {"input_values": x, "attention_mask": mask.long()}, real, whole)
+
+
+def captions(model: nn.Module) -> Inputs:
+    """Texts that end with the unit that vectors are read at, padding behind it."""
+    given, config = units(model), model.config
+    ids, mask = given.ours
+    ends = LENGTHS.unsqueeze(1) - 1
+    ids = ids.scatter(1, ends, config.eos_token_id)
+    whole = given.bare().ours[0].scatter(1, ends, config.eos_token_id)
+    real = None if "Projection" in type(model).__name__ else mask
+    theirs = {"input_ids": ids, "attention_mask": mask.long()}
+    return Inputs((ids, mask), theirs, real, Inputs((whole,), {"input_ids": whole}))
+
+
+def towers(model: nn.Module) -> Inputs:
+    """Pictures, and captions."""
+    seen, read = pictures(model.vision_model), captions(model.text_model)
+
+    def joined(text: Inputs) -> Inputs:
+        mask = text.ours[1] if len(text.ours) > 1 else None
+        return Inputs((seen.ours[0], text.ours[0], None, mask), {**seen.theirs, **text.theirs})
+
+    return replace(joined(read), without=joined(read.bare()))
+
+
 # By what a model of `transformers` calls its main input.
 KINDS: dict[str, Callable[[nn.Module], Inputs]] = {
     "input_ids": units,
     "pixel_values": pictures,
     "input_features": frames,
+    "input_values": waves,
 }
 
 
 def inputs_of(model: nn.Module) -> Inputs:
     """The inputs for a model."""
+    if model.config.model_type in ("clip", "clip_text_model"):
+        return towers(model) if model.config.model_type == "clip" else captions(model)
     if model.config.is_encoder_decoder and model.main_input_name == "input_ids":
         return pairs(model)
     return KINDS[model.main_input_name](model)

@@ -64,7 +64,8 @@ def read(checkpoint: Checkpoint, dtype: torch.dtype | None = None, device: torch
 
 def _refuse_deep(given: config.Model, checkpoint: Checkpoint) -> None:
     """Refuse more blocks than the checkpoint has tensors, before they are built."""
-    depth = sum(given.stack(side).depth for side in given.topology.split("-") if side in ("encoder", "decoder"))
+    parts = given.towers or (given,)
+    depth = sum(p.stack(side).depth for p in parts for side in p.topology.split("-") if side in ("encoder", "decoder"))
     if depth > len(checkpoint.entries):
         raise UserError(
             f"{checkpoint.folder / 'config.json'}: asks for {depth} blocks, and the checkpoint has only "

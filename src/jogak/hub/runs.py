@@ -126,6 +126,7 @@ def _head(given: config.Head) -> dict[str, Any]:
     known = {
         "units": ("transform", "transform_bias", "bias", "scale", "softcap"),
         "classes": ("classes", "pool", "voters", "dense", "transform", "transform_bias"),
+        "vector": ("size", "pool", "pool_id", "pool_norm"),
         "none": ("dense", "pool"),
     }[given.kind]
     found = {"kind": given.kind, **{name: getattr(given, name) for name in known}}

@@ -19,11 +19,12 @@ from jogak.hub import keymap
 from jogak.hub.checkpoint import Checkpoint
 from jogak.hub.pretrained import Pretrained
 from jogak.hub.read import Plan, plan, read
-from jogak.models import Classifier, Coder, Decoder, EncoderDecoder
+from jogak.models import Classifier, Coder, Decoder, EncoderDecoder, Towers
 
 CLOSE = 1e-4  # of the largest number
 ROWS, LENGTH, WRITTEN = 2, 12, 16
 NOT_THERE = "transformers is not installed"
+OUTPUTS = ("logits", "logits_per_image", "text_embeds", "image_embeds", "last_hidden_state")  # the first that is there
 
 
 @dataclass
@@ -132,7 +133,7 @@ def _round_trip(made: Plan) -> tuple[int, list[str]]:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(torch.uint8)
+    return tensor.contiguous().flatten().view(torch.uint8)  # flat, since one number alone has no last axis
 
 
 def _theirs(checkpoint: Checkpoint) -> tuple[str, nn.Module] | str:
@@ -163,7 +164,7 @@ def _compare(report: Report, made: Plan, theirs: Any) -> None:  # noqa: ANN401  
     beside = {side: blocks for side, coder in coders.items() if (blocks := _blocks(theirs, side, coder)) is not None}
     with found.watching({side: coders[side].stack.blocks for side in beside}), wanted.watching(beside):
         output, told = made.model(*ours), theirs(**given)
-    report.outputs = _distance(output, next(told[name] for name in ("logits", "last_hidden_state") if name in told))
+    report.outputs = _distance(output, next(told[name] for name in OUTPUTS if name in told))
     report.blocks = {name: _distance(found.kept[name], wanted.kept[name]) for name in found.kept}
     report.departs = next((name for name, value in report.blocks.items() if not value <= CLOSE), None)  # or NaN
     if report.departs is None and report.blocks and not report.outputs <= CLOSE:
@@ -180,6 +181,10 @@ def _inputs(made: Plan, theirs: Any) -> tuple[list[Tensor], dict[str, Tensor]]: 
     def ids(size: int, length: int) -> Tensor:
         return torch.randint(min(10, size - 1), size, (ROWS, length), generator=generator)
 
+    if isinstance(model, Towers):
+        assert model.first.encoder.input is not None
+        pixels, words = model.first.encoder.input.example(ROWS), ids(model.second.config.vocab_size or 1, LENGTH)
+        return [pixels, words], {"pixel_values": pixels, "input_ids": words}
     size = given.vocab_size or 1
     first = next(iter(_coders(model).values()))
     raw = ids(given.source_vocab_size or size, LENGTH) if first.input is None else first.input.example(ROWS)

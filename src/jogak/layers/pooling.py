@@ -53,6 +53,21 @@ class Last(Mean):
         return _at(x, (_real(x, mask) * place).amax(1), mask)
 
 
+class AtUnit(nn.Module):
+    """The first position that holds a unit: x [B T D], ids [B T] -> [B D]; unit None: the one of the highest number.
+
+    A sequence without that unit gives its first position. Source: Radford et al. 2021 (2103.00020) section 2.4.
+    """
+
+    def __init__(self, unit: int | None) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        place = ids.argmax(1) if self.unit is None else (ids == self.unit).int().argmax(1)
+        return x.gather(1, place.view(-1, 1, 1).expand(-1, 1, x.shape[2])).squeeze(1)
+
+
 def _at(x: Tensor, place: Tensor, mask: Tensor | None) -> Tensor:
     found = x.gather(1, place.view(-1, 1, 1).expand(-1, 1, x.shape[2])).squeeze(1)
     return found.masked_fill(~_real(x, mask).any(1, keepdim=True), 0)

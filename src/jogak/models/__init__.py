@@ -9,6 +9,7 @@ from jogak.errors import UserError
 from jogak.models.block import BlockState, Stack, build_stack, with_mixer
 from jogak.models.classifier import Classifier
 from jogak.models.topologies import Coder, Decoder, Encoder, EncoderDecoder, ModelState, Source
+from jogak.models.towers import Towers
 from jogak.models.undrawn import Undrawn
 
 __all__ = [
@@ -22,13 +23,14 @@ __all__ = [
     "ModelState",
     "Source",
     "Stack",
+    "Towers",
     "build",
     "build_stack",
     "parameter_count",
     "with_mixer",
 ]
 
-Model = Encoder | Decoder | EncoderDecoder | Classifier
+Model = Encoder | Decoder | EncoderDecoder | Classifier | Towers
 TOPOLOGIES: dict[str, type[Encoder] | type[Decoder]] = {
     "encoder": Encoder,
     "decoder": Decoder,
@@ -41,6 +43,9 @@ def build(given: config.Model, vocab_size: int | None = None, *, device: torch.d
 
     Raises: UserError where a mixer does not fit its place, or no vocabulary size is known.
     """
+    if given.towers is not None:
+        with torch.device(device or "cpu"):
+            return Towers(given)
     size = vocab_size or given.vocab_size
     if given.input is not None and given.topology != "encoder-decoder" and given.head.kind != "units":
         size = size or 1  # no unit goes in or out

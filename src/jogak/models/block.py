@@ -286,6 +286,9 @@ def with_mixer(given: config.Model, name: str) -> config.Model:
 
     Raises: UserError for an unknown name.
     """
+    if given.towers is not None:
+        first, second = (with_mixer(tower, name) for tower in given.towers)
+        return given.model_copy(update={"towers": (first, second)})
     changes: dict[str, config.Stack] = {}
     for side in given.topology.split("-"):
         stack = getattr(given, side) or config.Stack()

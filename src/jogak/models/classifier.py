@@ -35,6 +35,8 @@ class Classifier(nn.Module):
         side: Literal["encoder", "decoder"] = "encoder" if given.topology == "encoder" else "decoder"
         self.config = given
         self.coder = Coder(given, vocab_size, side)
+        if head.pool == "unit":
+            raise UserError("model.head.pool: 'unit' is for head.kind vector and none; a classifier reads 'last', say")
         if head.pool == "convolutions":
             self.pool: nn.Module = Convolutions(given.width, head.widths, head.channels)
             width = head.channels * len(head.widths)

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from jogak import config
 from jogak.errors import UserError
+from jogak.layers.inputs import Input
 from jogak.models import Decoder, EncoderDecoder, build, parameter_count
 
 OPTIMISER_BYTES = 16  # float32 weight, gradient, and AdamW's two moments, for each parameter
@@ -71,6 +72,9 @@ def cost(given: config.Model, length: int, vocab_size: int | None = None) -> Cos
 
     Raises: UserError for a length that the model's table of positions does not have.
     """
+    if given.towers is not None:
+        first, second = (cost(tower, min(length, tower.max_length)) for tower in given.towers)
+        return _both(first, second, length)
     if given.position == "learned" and length > given.max_length:
         raise UserError(f"{length} units are more than the {given.max_length} positions that the model has learned")
     repeats: dict[Side, tuple[int, int]] = {side: _repeats(given, side) for side in _sides(given)}
@@ -85,6 +89,13 @@ def cost(given: config.Model, length: int, vocab_size: int | None = None) -> Cos
             inputs = (count - 1) * period * length * given.width * FLOAT
             total = _replace_checkpoints(total, total.checkpoint_bytes + inputs)
     return _replace_checkpoints(total, min(total.checkpoint_bytes, total.activation_bytes))
+
+
+def _both(first: Cost, second: Cost, length: int) -> Cost:
+    """Of two towers, and the number that their comparison is scaled by."""
+    names = [f.name for f in fields(Cost) if f.name != "length"]
+    sums = {n: getattr(first, n) + getattr(second, n) for n in names}
+    return Cost(length=length, **sums | {"parameters": sums["parameters"] + 1})
 
 
 def _sides(given: config.Model) -> tuple[Side, ...]:
@@ -126,7 +137,8 @@ def _measure(given: config.Model, length: int, vocab_size: int | None) -> Cost:
     """The cost of a model, every block of it run."""
     model = build(given, vocab_size, device="meta")
     ids = torch.zeros(1, length, dtype=torch.int64, device="meta")
-    inputs = (ids, ids) if isinstance(model, EncoderDecoder) else (ids,)
+    source = _source(given, model, ids)
+    inputs = (source, ids) if isinstance(model, EncoderDecoder) else (source,)
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -141,7 +153,7 @@ def _measure(given: config.Model, length: int, vocab_size: int | None) -> Cost:
     with FlopCounterMode(display=False, custom_mapping=COUNTED) as backward:
         logits.backward(torch.empty_like(logits))
     activations = sum(size for storage, size in kept.items() if storage not in weights)
-    decoding, state = _decoding(model, ids)
+    decoding, state = _decoding(model, ids, source)
     return Cost(
         length=length,
         parameters=parameter_count(model),
@@ -155,6 +167,15 @@ def _measure(given: config.Model, length: int, vocab_size: int | None) -> Cost:
     )
 
 
+def _source(given: config.Model, model: torch.nn.Module, ids: Tensor) -> Tensor:
+    """What the first stack reads: ids, or one of the raw inputs that it is made for (a picture, a sound)."""
+    if given.input is None:
+        return ids
+    made = next(m for name, m in model.named_modules() if name.rpartition(".")[2] == "input")
+    assert isinstance(made, Input)
+    return made.example(1).to("meta")
+
+
 def _tables(model: torch.nn.Module) -> list[torch.nn.Embedding]:
     """Embedding tables, each once however many places use it."""
     found = {id(m.weight): m for m in model.modules() if isinstance(m, torch.nn.Embedding)}
@@ -162,11 +183,11 @@ def _tables(model: torch.nn.Module) -> list[torch.nn.Embedding]:
 
 
 @torch.no_grad()
-def _decoding(model: torch.nn.Module, ids: Tensor) -> tuple[int, int]:
+def _decoding(model: torch.nn.Module, ids: Tensor, source: Tensor) -> tuple[int, int]:
     """FLOPs of one more unit behind ids, and the bytes of the state before it; zeros where nothing is decoded."""
     if not isinstance(model, Decoder):
         return 0, 0
-    context = (model.read(ids),) if isinstance(model, EncoderDecoder) else ()
+    context = (model.read(source),) if isinstance(model, EncoderDecoder) else ()
     _, state = model.decode(ids, None, *context)
     with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
         model.decode(ids[:, :1], state, *context)

@@ -6,9 +6,10 @@ Legend: B batch, T time, D model width, V vocabulary.
 from torch import Tensor, nn
 
 from jogak import config
+from jogak.errors import UserError
 from jogak.layers.feedforward import ACTIVATIONS
 from jogak.layers.norm import build_norm
-from jogak.layers.pooling import POOLS
+from jogak.layers.pooling import POOLS, AtUnit
 
 
 class TokenHead(nn.Module):
@@ -64,23 +65,48 @@ class Dense(nn.Module):
 
 
 class Pooler(nn.Module):
-    """f(W pool(x) + b): [B T D] -> [B D]."""
+    """f(W norm(pool(x)) + b): [B T D] -> [B D]; the norm (head.pool_norm) and the layer (head.dense) may be absent."""
 
-    def __init__(self, given: config.Model, activation: config.Activation) -> None:
+    def __init__(self, given: config.Model, stack: config.Stack) -> None:
         super().__init__()
-        self.pool = POOLS[given.head.pool](given.width)
-        self.dense = Dense(given.width, given.width, activation)
+        head, width = given.head, given.width
+        self.pool = AtUnit(head.pool_id) if head.pool == "unit" else POOLS[head.pool](width)
+        self.norm = build_norm(stack.norm, width, stack.norm_eps, bias=stack.norm_bias) if head.pool_norm else None
+        self.dense = None if head.dense is None else Dense(width, width, head.dense)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.dense(self.pool(x, mask))
+    def forward(self, x: Tensor, mask: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
+        """ids [B T]: what x was made of, where head.pool is 'unit'."""
+        if isinstance(self.pool, AtUnit):
+            if ids is None:
+                raise UserError("model.head.pool: 'unit' looks for a unit among the ids; give them too")
+            y = self.pool(x, ids)
+        else:
+            y = self.pool(x, mask)
+        y = y if self.norm is None else self.norm(y)
+        return y if self.dense is None else self.dense(y)
+
+
+class VectorHead(nn.Module):
+    """W pooler(x): [B T D] -> [B E], E = head.size. Source: Radford et al. 2021 (2103.00020) section 2.4."""
+
+    def __init__(self, given: config.Model, stack: config.Stack) -> None:
+        super().__init__()
+        self.pooler = Pooler(given, stack)
+        self.projection = nn.Linear(given.width, given.head.size or given.width, bias=False)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
+        return self.projection(self.pooler(x, mask, ids))
 
 
 def build_head(given: config.Model, vocab_size: int, stack: config.Stack) -> nn.Module:
-    """Scores for every unit, or where head.kind is 'none' nothing."""
+    """Scores for every unit, one vector for a sequence, or where head.kind is 'none' nothing."""
+    if given.head.kind == "vector":
+        return VectorHead(given, stack)
     return TokenHead(given, vocab_size, stack) if given.head.kind == "units" else nn.Identity()
 
 
-def build_pooler(given: config.Model) -> Pooler | None:
-    """What makes one vector of a sequence, where head.kind is 'none' and head.dense says how."""
+def build_pooler(given: config.Model, stack: config.Stack) -> Pooler | None:
+    """What makes one vector of a sequence, where head.kind is 'none' and its other options say how."""
     head = given.head
-    return None if head.kind != "none" or head.dense is None else Pooler(given, head.dense)
+    said = head.dense is not None or head.pool_norm or head.pool == "unit"
+    return Pooler(given, stack) if head.kind == "none" and said else None

@@ -16,7 +16,7 @@ from jogak.layers.inputs import Input
 from jogak.mixers import EMPTY, Context, State
 from jogak.models.block import BlockState, Side, build_stack, check_handover
 from jogak.models.contacts import Contacts, attention_of
-from jogak.models.heads import TokenHead, build_head, build_pooler
+from jogak.models.heads import TokenHead, VectorHead, build_head, build_pooler
 from jogak.models.initialise import initialise
 from jogak.ops import positions as counting
 
@@ -153,7 +153,7 @@ class Encoder(nn.Module):
         self.config = given
         self.encoder = Coder(given, vocab_size, "encoder")
         self.head = build_head(given, vocab_size, given.stack("encoder"))
-        self.pooler = build_pooler(given)
+        self.pooler = build_pooler(given, given.stack("encoder"))
         if given.tie in ("output", "all") and isinstance(self.head, TokenHead):
             self.head.projection.weight = self.encoder.embedding.table.weight
         initialise(self, given.init, given.width)
@@ -161,17 +161,20 @@ class Encoder(nn.Module):
     def encode(self, ids: Tensor, context: Context = EMPTY, types: Tensor | None = None) -> Tensor:
         return self.encoder(ids, None, context, types)[0]
 
-    def pooled(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-        """One vector for each row of what `encode` gave, [B T D] -> [B D].
+    def pooled(self, hidden: Tensor, mask: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
+        """One vector for each row of what `encode` gave, [B T D] -> [B D]; ids: where head.pool is 'unit'.
 
         Raises: UserError where the model has no such layer.
         """
         if self.pooler is None:
             raise UserError("model.head: nothing says how one vector is made; set head.kind to none and head.dense")
-        return self.pooler(hidden, mask)
+        return self.pooler(hidden, mask, ids)
 
     def forward(self, ids: Tensor, mask: Tensor | None = None, types: Tensor | None = None) -> Tensor:
-        return self.head(self.encode(ids, Context(mask=mask), types))
+        hidden = self.encode(ids, Context(mask=mask), types)
+        if isinstance(self.head, VectorHead):
+            return self.head(hidden, mask if self.encoder.input is None else self.encoder.input.mask(mask), ids)
+        return self.head(hidden)
 
 
 class Decoder(nn.Module):

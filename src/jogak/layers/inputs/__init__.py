@@ -4,7 +4,7 @@ A file has `INPUT`, a module that is built with `d_model` and the options that s
 """
 
 import inspect
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from jogak import registry
 from jogak.errors import UserError, nearest
 
 
+@runtime_checkable
 class Input(Protocol):
     """Raw numbers to vectors, positions and norms included where the model has them."""
 
