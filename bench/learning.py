@@ -27,6 +27,9 @@ from jogak.errors import UserError
 OPTIONS: dict[str, dict[str, Any]] = {"attention": {"heads": 4, "position": "rotary"}}
 
 
+LONGER = (128, 256, 1024, 4096)  # positions of induction heads that no mixer was trained at
+
+
 @dataclass(frozen=True)
 class Cell:
     """A problem and the budget that every mixer gets on it."""
@@ -39,6 +42,12 @@ def _text() -> Problem:
     return TextProblem("".join(d.text for d in read_documents([PYDOC])), length=128)
 
 
+def _induction() -> Problem:
+    """Trained at 64 positions, measured at up to 64 times as many."""
+    longer = [ProbeProblem(f"at {n}", probes.InductionHeads(n, 4), examples=64) for n in LONGER]
+    return ProbeProblem("induction heads", probes.InductionHeads(64, 4), also=tuple(longer))
+
+
 CELLS = {
     "text": Cell(_text, Budget(steps=400, rows=32, rate=3e-3)),
     "copying": Cell(
@@ -49,7 +58,7 @@ CELLS = {
         Budget(steps=1500, rows=32, rate=3e-3, enough=0.99),
     ),
     "induction heads": Cell(
-        lambda: ProbeProblem("induction heads", probes.InductionHeads(64, 4)),
+        _induction,
         Budget(steps=600, rows=32, rate=3e-3, enough=0.99),
     ),
     "associative recall": Cell(
@@ -130,6 +139,7 @@ def show(options: argparse.Namespace) -> None:
     """The table of all finished cells, as docs/RESULTS.md has it."""
     done, shape, rows = read(options.file), Shape(), []
     floors: dict[str, float] = {}
+    longer: list[list[str]] = []
     for mixer_name, mixer in fitting(options.mixers, shape).items():
         cells, parameters = [], ""
         for name, cell in CELLS.items():
@@ -139,6 +149,9 @@ def show(options: argparse.Namespace) -> None:
                 cells.append("")
                 continue
             floors[name] = record["floor"]
+            if record["also"]:
+                figures = [record["value"], *record["also"].values()]
+                longer.append([mixer_name, *(f"{100 * figure:.1f}" for figure in figures)])
             parameters = f"{record['parameters']:,}" if name == "text" else parameters
             value = f"{record['value']:.2f}" if name == "text" else f"{100 * record['value']:.1f}"
             cut = "" if record["steps"] == budget.steps or _stopped_early(record, budget) else "*"
@@ -148,6 +161,8 @@ def show(options: argparse.Namespace) -> None:
     rows.append(["(without looking)", *(blind if len(blind) == len(CELLS) else [""] * len(CELLS)), ""])
     head = ["mixer", *("text, bits/byte" if n == "text" else f"{n}, %" for n in CELLS), "parameters (text)"]
     print(table(head, rows))
+    print()
+    print(table(["induction heads, %", "64 (trained)", *map(str, LONGER)], longer))
     print(
         f"\nTwo layers of width {shape.width}; * stopped by the clock after {options.seconds:.0f} s. {circumstances()}"
     )

@@ -15,11 +15,25 @@ _PUBLIC = {
     "look": "jogak.api",
     "plan": "jogak.api",
     "Model": "jogak.api",
+    "Pretrained": "jogak.hub.pretrained",
     "JogakError": "jogak.errors",
     "UserError": "jogak.errors",
     "StorageError": "jogak.errors",
 }
-_SUBMODULES = ("api", "codecs", "config", "data", "decoding", "layers", "mixers", "models", "ops", "tasks")
+_SUBMODULES = (
+    "api",
+    "codecs",
+    "config",
+    "data",
+    "decoding",
+    "families",
+    "hub",
+    "layers",
+    "mixers",
+    "models",
+    "ops",
+    "tasks",
+)
 
 __all__ = [  # noqa: PLE0604  # names resolved by __getattr__
     "__version__",

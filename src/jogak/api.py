@@ -14,14 +14,23 @@ from time import perf_counter
 
 import torch
 
-from jogak import config, models, registry, storage
+from jogak import config, families, models, registry, storage
 from jogak.comparing.recipes import Comparison, distinct, entry, with_mixer
 from jogak.comparing.report import write as write_report
 from jogak.data import builders
 from jogak.data.embedded import embedded_names
 from jogak.errors import UserError, nearest
+from jogak.hub import folder
+from jogak.hub.checkpoint import Checkpoint, is_checkpoint, is_hub_name, locate
+from jogak.hub.export import export as write_checkpoint
+from jogak.hub.export import of_run
+from jogak.hub.pretrained import Pretrained
+from jogak.hub.read import read
+from jogak.hub.verify import Report
+from jogak.hub.verify import verify as verify_checkpoint
 from jogak.looking import Panel, collect, write
 from jogak.models.cost import cost
+from jogak.models.plan import describe
 from jogak.tasks._inputs import ENDINGS, Runner
 from jogak.tasks.contract import Answer, Evaluation, Trained
 from jogak.training import fit, machine
@@ -92,7 +101,72 @@ class Model:
         return panels, trace.output
 
 
-def load(name: str | Path, *, device: str = "auto") -> Model:
+def load(
+    name: str | Path,
+    *,
+    dtype: str | None = None,
+    device: str = "auto",
+    revision: str | None = None,
+    token: str | None = None,
+) -> Model | Pretrained:
+    """The model in a run's folder, an imported one, one in a Hugging Face checkpoint, or under a name on the hub.
+
+    dtype: of a checkpoint's weights, float32 or bfloat16; None: as they are stored. revision, token: of the hub.
+
+    Raises: UserError if there is none, it is damaged, or a newer version of jogak wrote it.
+    """
+    path = Path(name)
+    if is_checkpoint(path) or (not path.exists() and is_hub_name(name)):
+        found = locate(name, revision=revision, token=token)
+        return Pretrained.of(read(Checkpoint(found), _dtype(dtype), pick_device(device)))
+    if folder.is_imported(path):
+        return folder.load(path, _dtype(dtype), pick_device(device))
+    if dtype not in (None, "float32"):
+        raise UserError(f"{name}: a run is kept in float32; dtype is for checkpoints")
+    return load_run(path, device=device)
+
+
+def export(model: str | Path | Model | Pretrained, output: str | Path) -> Path:
+    """Write a run, an imported model or a checkpoint as a Hugging Face checkpoint that `transformers` loads.
+
+    Raises: UserError where no family can hold the model, or there is something at `output` already.
+    """
+    loaded = load(model, device="cpu") if isinstance(model, str | Path) else model
+    if isinstance(loaded, Model):
+        given = loaded.module.config.model_copy(update={"vocab_size": loaded.codec.vocab_size})
+        ids = {f"{role}_token_id": getattr(loaded.codec, f"{role}_id") for role in ("pad", "bos", "eos")}
+        loaded = of_run(loaded.folder, loaded.module, given, {n: i for n, i in ids.items() if i is not None})
+    write_checkpoint(loaded, Path(output))
+    return Path(output)
+
+
+def import_(name: str | Path, output: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
+    """Read a Hugging Face checkpoint, from a folder or the hub, and write it in jogak's own form.
+
+    Raises: UserError if it cannot be read, or there is something at `output` already.
+    """
+    found = locate(name, revision=revision, token=token)
+    checkpoint = Checkpoint(found)
+    folder.save(Pretrained.of(read(checkpoint, checkpoint.dtype)), Path(output))
+    return Path(output)
+
+
+def verify(name: str | Path, *, revision: str | None = None, token: str | None = None) -> Report:
+    """Check a Hugging Face checkpoint, from a folder or the hub: keys, tensors there and back, outputs, text.
+
+    Raises: UserError if it cannot be read at all.
+    """
+    return verify_checkpoint(locate(name, revision=revision, token=token))
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name is not None and name not in known:
+        raise UserError(f"there is no dtype '{name}'{nearest(name, known)}")
+    return None if name is None else known[name]
+
+
+def load_run(name: str | Path, *, device: str = "auto") -> Model:
     """The model in a run's folder.
 
     Raises: UserError if there is none, it is damaged, or a newer version of jogak wrote it.
@@ -138,7 +212,7 @@ def train(
     if mixer is not None:
         read = read.model_copy(update={"model": models.with_mixer(read.model, mixer)})
     module = registry.find("tasks", read.task)
-    start = None if from_ is None else load(from_, device="cpu")
+    start = None if from_ is None else load_run(from_, device="cpu")
     task = module.build(read, start=None if start is None else (start.module, start.codec))
     return fit(task, Path(read.run), resume=resume, overwrite=overwrite)
 
@@ -174,7 +248,7 @@ def compare(
 
 def run(model: str | Path | Model, x: str | Sequence[str], **settings: int | None) -> Result | list[Result]:
     """`Model.run` on a model or its name."""
-    return (model if isinstance(model, Model) else load(model)).run(x, **settings)
+    return (model if isinstance(model, Model) else load_run(model)).run(x, **settings)
 
 
 def run_inputs(
@@ -191,7 +265,7 @@ def run_inputs(
     Answers go to standard output, or to `output`: a file, or for a folder a folder.
     """
     _check_inputs(inputs, output)
-    loaded = load(model, device=device)
+    loaded = load_run(model, device=device)
     predictor = loaded.trained.predictor(**settings)
     runner = Runner(predictor, field=loaded.trained.field, as_json=as_json, warn=_warn)
     for name in filter(_is_folder, inputs):
@@ -264,13 +338,13 @@ def evaluate(
 
     Raises: UserError if there is nothing to measure on.
     """
-    loaded = model if isinstance(model, Model) else load(model, device=device)
+    loaded = model if isinstance(model, Model) else load_run(model, device=device)
     return loaded.trained.evaluate(data, _progress, beam=beam)
 
 
 def look(model: str | Path | Model, text: str, output: str | Path = "look.html") -> Path:
     """Write every attention map of one input as a page (.html) or a picture (.png)."""
-    loaded = model if isinstance(model, Model) else load(model)
+    loaded = model if isinstance(model, Model) else load_run(model)
     loaded.write_look(text, Path(output))
     return Path(output)
 
@@ -304,49 +378,20 @@ def plan(name: str, overrides: Overrides = (), *, length: int | None = None) -> 
             given = given.model_copy(update={"vocab_size": recipe.codec.vocab_size})
     else:
         raise UserError(f"{name}: neither a preset nor a recipe's file{nearest(name, registry.preset_names())}")
-    return _describe(name, given, recipe, length or (recipe.data.max_length if recipe else 512))
-
-
-def _describe(name: str, given: config.Model, recipe: config.Recipe | None, length: int) -> str:
-    found = cost(given, length)
-    flops = machine.peak("float32", "cpu", torch.get_num_threads())
-    sides = "source and target units" if given.topology == "encoder-decoder" else "units"
-    lines = [
-        f"{name}: {given.topology}, width {given.width}, vocabulary {given.vocab_size:,}",
-        f"  parameters        {found.parameters:,} ({found.embeddings:,} in embeddings)",
-        f"  weights           {_bytes(4 * found.parameters)} float32, {_bytes(2 * found.parameters)} bfloat16",
-        f"  training keeps    {_bytes(found.training_bytes)} for weights, gradients and AdamW,",
-        f"                    and {_bytes(found.activation_bytes)} of activations for one example",
-        f"  one example       {length} {sides}",
-        f"    forward         {found.forward_flops / 1e9:,.1f} GFLOP",
-        f"    training        {found.training_flops / 1e9:,.1f} GFLOP",
-        f"    decoding state  {_bytes(found.state_bytes)}",
-        f"  this machine      {flops / 1e9:,.0f} GFLOP/s measured (float32 matrix products, all cores): at best",
-        f"                    {flops / found.training_flops:,.2f} training examples/s of that length",
-    ]
-    if recipe is not None:
-        positions = recipe.train.steps * recipe.train.accumulate * recipe.train.batch_tokens
-        seconds = positions / (2 * length) * found.training_flops / flops
-        lines.append(f"  the recipe        {positions:,} padded positions: at best {seconds / 60:,.1f} minutes here")
-    return "\n".join(lines)
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
-        count /= 1024
-    raise AssertionError
+    found = cost(given, length or (recipe.data.max_length if recipe else 512))
+    speed = machine.peak("float32", "cpu", torch.get_num_threads())
+    return describe(name, given, found, speed, None if recipe is None else recipe.train)
 
 
 def names(kind: str) -> list[str]:
-    """What there is of a kind: mixers, tasks, presets, data.
+    """What there is of a kind: mixers, tasks, families (each with what it supports), presets, data.
 
     Raises: UserError for another kind.
     """
     known = {
         "mixers": lambda: registry.names("mixers"),
         "tasks": lambda: registry.names("tasks"),
+        "families": lambda: [f"{name}: {families.find(name).SUPPORTS}" for name in families.names()],
         "presets": registry.preset_names,
         "data": lambda: [*(f"embedded:{n}" for n in [*embedded_names(), "languages", "pydoc"]), *builders.names()],
     }

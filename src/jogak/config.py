@@ -49,12 +49,18 @@ def _pattern(value: Any) -> Any:  # noqa: ANN401
     return value if isinstance(value, list | tuple) else [value]
 
 
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "quick_gelu", "relu2", "tanh"]
+
+
 class FeedForward(Strict):
     """The part of a block that works on each position alone."""
 
     width: Positive | None = None  # None: 4 * the model's width
-    activation: Literal["relu", "gelu", "gelu_tanh", "silu", "geglu", "geglu_tanh", "swiglu", "reglu"] = "relu"
+    activation: Activation | Literal["geglu", "geglu_tanh", "swiglu", "reglu"] = "relu"
     bias: bool = True
+    experts: Positive | None = None  # a mixture: so many feedforwards of this kind, and a router
+    chosen: Positive = 2  # of experts: how many each position goes to
+    norm_chosen: bool = True  # of experts: the weights of those that are chosen add up to one
 
 
 class Stack(Strict):
@@ -67,21 +73,34 @@ class Stack(Strict):
     causal: bool | None = None  # an encoder that looks back only; None: where it hands over its states
     cross: MixerChoice | None = None  # decoder of an encoder-decoder; None there: attention, where there is a memory
     feedforward: FeedForward | None = FeedForward()
-    norm: Literal["layer", "rms"] = "layer"
-    placement: Literal["pre", "post", "sandwich", "parallel", "plain"] = "post"  # plain: no residual, no norm
+    feedforwards: tuple[FeedForward | None, ...] | None = None  # a repeating pattern of them, instead of one for all
+    norm: Literal["layer", "rms", "rms_plus_one"] = "layer"  # rms_plus_one: scaled by 1 + weight
+    # parallel: mixer and feedforward read one norm, parallel_apart: each its own; plain: no residual, no norm
+    placement: Literal["pre", "post", "sandwich", "parallel", "parallel_apart", "plain"] = "post"
     norm_eps: Annotated[float, Field(gt=0)] = 1e-5
+    norm_bias: bool = True  # of norm: layer
+    first_norm: bool = True  # before the first mixer; without it where the embedding is normed already
+    share_position: bool = False  # every block adds the first one's position bias to its scores (T5)
     final_norm: bool | None = None  # None: wherever the placement leaves the residual stream unnormed (pre, ...)
 
 
 class Head(Strict):
     """What stands behind the last stack: a score for every unit at each position, or for every class of a sequence."""
 
-    kind: Literal["units", "classes"] = "units"
+    kind: Literal["units", "classes", "none"] = "units"  # none: what the last stack wrote
     classes: Positive | None = None  # None: what the data has
     pool: Literal["mean", "max", "first", "last", "convolutions"] = "mean"  # of classes: which positions make it up
     widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3, 4, 5)  # of pool: convolutions
     channels: Positive = 100  # of pool: convolutions, for each width
     dropout: Fraction = 0.0  # of classes: before the scores
+    voters: Positive = 1  # of classes: so many first positions each have scores of their own; their mean counts
+    dense: Activation | None = None  # of classes and none: what is pooled goes through a layer with this activation
+    # of units and classes: a layer with this activation and a norm before the scores
+    transform: Activation | None = None
+    transform_bias: bool = True
+    bias: bool = False  # of units
+    scale: float | None = None  # of units: what the head reads is multiplied by it
+    softcap: Annotated[float, Field(gt=0)] | None = None  # of units: c tanh(score / c)
 
 
 class Model(Strict):
@@ -91,15 +110,24 @@ class Model(Strict):
     vocab_size: Positive | None = None  # None: what the codec has
     source_vocab_size: Positive | None = None  # of an encoder-decoder's encoder; None: vocab_size
     width: Positive = 512
-    position: Literal["none", "sinusoidal", "learned"] = "sinusoidal"  # added to the embedding
+    input: MixerChoice | None = None  # what the first stack reads instead of units: a module of layers.inputs
+    # added to the embedding; halves: all sines before all cosines; inclusive: so, and the slowest is 1/10000 exactly
+    position: Literal["none", "sinusoidal", "sinusoidal_halves", "sinusoidal_inclusive", "learned"] = "sinusoidal"
+    position_offset: Annotated[int, Field(ge=0)] = 0  # the number of the first position
     max_length: Positive = 1024  # of a learned position table; and where data is cut
+    token_types: Positive | None = None  # kinds of units (first and second sentence), each with an embedding
+    embedding_norm: bool = False  # after the sum of the embeddings
+    hidden_id: Annotated[int, Field(ge=0)] | None = None  # this unit is zero, the others scaled up: layers.masking
+    contacts_end: Annotated[int, Field(ge=0)] | None = None  # an encoder says what touches, without this unit
     encoder: Stack | None = None
     decoder: Stack | None = None
     head: Head = Head()
     handover: Literal["memory", "state", "both"] = "memory"  # what a decoder gets of its encoder: outputs, last states
     reverse_source: bool = False  # the encoder of an encoder-decoder reads its source backwards (1409.3215)
-    tie: Literal["none", "output", "all"] = "all"  # output: decoder embedding = head; all: and encoder embedding
-    scale_embedding: bool = True  # multiply by sqrt(width), as in 1706.03762 section 3.4
+    # output: decoder embedding = head; embeddings: decoder embedding = encoder embedding; all: all three
+    tie: Literal["none", "output", "embeddings", "all"] = "all"
+    # multiply by sqrt(width), as in 1706.03762 section 3.4, or by this number
+    scale_embedding: bool | Annotated[float, Field(gt=0)] = True
     dropout: Fraction = 0.1
     init: Literal["xavier", "normal"] = "xavier"
 
@@ -115,6 +143,9 @@ class Model(Strict):
             raise ValueError("'decoder.cross' needs topology 'encoder-decoder', which gives it something to read")
         if self.decoder is not None and self.decoder.causal is not None:
             raise ValueError("'decoder.causal' says nothing, since a decoder always is; remove it")
+        for key in ("hidden_id", "contacts_end"):
+            if self.topology != "encoder" and getattr(self, key) is not None:
+                raise ValueError(f"'{key}' needs topology 'encoder', which sees a sequence whole; remove it")
         self._handover_fits()
         return self
 
@@ -123,7 +154,7 @@ class Model(Strict):
         for key in ("handover", "reverse_source", "source_vocab_size"):
             if not two and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"'{key}' needs topology 'encoder-decoder'; remove it")
-        if self.source_vocab_size not in (None, self.vocab_size) and self.tie == "all":
+        if self.source_vocab_size not in (None, self.vocab_size) and self.tie in ("all", "embeddings"):
             raise ValueError("'source_vocab_size' needs embeddings apart; set 'tie' to 'output' or 'none'")
         if self.handover == "memory":
             return
@@ -189,6 +220,7 @@ class Train(Strict):
     weight_decay: float = 0.0
     clip: Annotated[float, Field(gt=0)] | None = 1.0
     label_smoothing: Fraction = 0.1
+    bpe_dropout: Fraction = 0.0  # how often a piece is split into those that it was merged from (1910.13267)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast where a probe shows it faster
     average: Literal["none", "ema", "last"] = "none"
     ema_decay: Fraction = 0.999
@@ -261,7 +293,7 @@ def parse_recipe(tree: dict[str, Any], where: str, lines: Mapping[tuple[str, ...
 
 def read_preset(name: str) -> Model:
     """The model configuration of a published model."""
-    return validate(Model, yaml.safe_load(preset_text(name)), f"preset {name}", {})
+    return validate(Model, _preset_tree(name), f"preset {name}", {})
 
 
 def validate(kind: type[S], tree: object, where: str, lines: Mapping[tuple[str, ...], int]) -> S:
@@ -381,8 +413,14 @@ def _expand_preset(model: object) -> object:
     if not isinstance(model, dict) or "preset" not in model:
         return model
     changes = dict(model)
-    base = yaml.safe_load(preset_text(str(changes.pop("preset"))))
-    return _merge(base, changes)
+    return _merge(_preset_tree(str(changes.pop("preset"))), changes)
+
+
+def _preset_tree(name: str) -> dict[str, Any]:
+    """What a preset's file says; its key `preset` names another, which the other keys change."""
+    changes = yaml.safe_load(preset_text(name))
+    base = changes.pop("preset", None)
+    return changes if base is None else _merge(_preset_tree(base), changes)
 
 
 def _merge(base: Any, changes: Any) -> Any:  # noqa: ANN401

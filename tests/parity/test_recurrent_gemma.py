@@ -1,11 +1,17 @@
 """RecurrentGemma of transformers: blocks and the whole model, in one call and in cached steps, forward and backward."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from jogak import config, mixers, models
-from jogak.mixers import Mixer
+from jogak.families import recurrent_gemma
+from jogak.hub.checkpoint import Checkpoint
+from jogak.hub.pretrained import Pretrained
+from jogak.hub.read import read
+from jogak.mixers import Context, Mixer
 from tests.laws.support import close, close_all, noise
 
 transformers = pytest.importorskip("transformers")
@@ -217,3 +223,59 @@ def test_the_model_in_cached_steps():
             given = theirs.model(ids[:, t : t + 1], use_cache=True, past_key_values=cache)
             actual, state = ours.decode(ids[:, t : t + 1], state)
             close(_cap(actual), _cap(theirs.lm_head(given.last_hidden_state)), f"step {t}", tolerance=NEAR)
+
+
+# ---------------------------------------------------------------- padding
+
+
+def _checkpoint(path: Path, *, tied: bool) -> nn.Module:
+    """Their tiny model of the family tests, saved; its recurrences take no mask, and padding goes through them."""
+    torch.manual_seed(0)
+    fields = {**recurrent_gemma.TINY["RecurrentGemmaForCausalLM"], "tie_word_embeddings": tied}
+    ids = {"eos_token_id": None, "bos_token_id": None}
+    theirs = peer.RecurrentGemmaForCausalLM(transformers.RecurrentGemmaConfig(**fields, **ids)).eval()
+    with torch.no_grad():
+        for number, parameter in enumerate(theirs.parameters()):
+            parameter.add_(noise(*parameter.shape, seed=number), alpha=0.3)
+    theirs.save_pretrained(path)
+    return theirs
+
+
+PROMPTS = [[5, 17, 80, 33, 9, 41, 77], [60, 2, 91], [15, 16, 100, 8, 23]]
+
+
+def _padded() -> tuple[Tensor, Tensor]:
+    length = max(map(len, PROMPTS))
+    ids = torch.tensor([[0] * (length - len(p)) + p for p in PROMPTS])
+    return ids, ids != 0
+
+
+@torch.no_grad()
+def test_padding_on_the_left_changes_theirs_and_not_ours(tmp_path):
+    theirs = _checkpoint(tmp_path, tied=True)
+    ours, (ids, mask) = read(Checkpoint(tmp_path)).model, _padded()
+    assert isinstance(ours, models.Decoder)
+    found, _ = ours.decode(ids, None, Context(mask=mask))
+    padded = theirs(ids, attention_mask=mask.long(), use_cache=False).logits
+    for row, prompt in enumerate(PROMPTS):
+        expected = theirs(torch.tensor([prompt]), use_cache=False).logits[0]
+        close(found[row, -len(prompt) :], expected, f"row {row}", tolerance=NEAR)
+        changed = float((padded[row, -len(prompt) :] - expected).abs().max())
+        assert changed > 0.05 or len(prompt) == ids.shape[1], "theirs minds padding now: put it back into test_families"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generation(beams, tied, tmp_path):
+    """Ours padded on the left, theirs row by row; for beams without their cache, whose states do not follow them."""
+    theirs = _checkpoint(tmp_path, tied=tied)
+    ours, (ids, mask) = Pretrained.of(read(Checkpoint(tmp_path))), _padded()
+    found = ours.generate(ids, max_new_tokens=12, mask=mask, beam=beams, end=-1).ids
+    settings = {"num_beams": beams, "do_sample": False, "use_cache": beams == 1, "pad_token_id": 0}
+    plain = transformers.GenerationConfig(**settings)
+    for prompt, answer in zip(PROMPTS, found, strict=True):
+        given = torch.tensor([prompt])
+        wanted = theirs.generate(given, generation_config=plain, max_new_tokens=12)
+        assert answer == wanted[0, len(prompt) :].tolist()
+    assert tied or len({unit for row in found for unit in row}) > 5, "nothing to tell apart"

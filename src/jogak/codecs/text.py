@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from unicodedata import is_normalized, normalize
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from jogak import storage
@@ -137,6 +139,19 @@ class TextCodec:
         roles = {"pad": self.pad_id, "bos": self.bos_id, "eos": self.eos_id, "unk": self.unk_id}
         names = {f"{role}_token": self._pieces[number] for role, number in roles.items() if number is not None}
         storage.write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names})
+
+    def parts(self) -> NDArray[np.int64]:
+        """The two pieces that each id was merged from, [V 2]; -1 where it is none of BPE's merges.
+
+        Raises: UserError where the codec merges nothing.
+        """
+        merges: list[tuple[str, str]] = json.loads(self._tokenizer.to_str())["model"].get("merges", [])
+        if not merges:
+            raise UserError("train.bpe_dropout: the codec merges no pieces; set it to 0 or use codec.kind=bpe")
+        found = np.full((self.vocab_size, 2), -1, dtype=np.int64)
+        for left, right in reversed(merges):  # the first merge that makes a piece is the one that BPE takes
+            found[self._vocabulary[left + right]] = self._vocabulary[left], self._vocabulary[right]
+        return found
 
     def _find(self, role: str, names: Mapping[str, str]) -> int | None:
         candidates = (names.get(role, ""), *_NAMES[role])

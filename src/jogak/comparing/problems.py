@@ -25,10 +25,14 @@ class Problem(Protocol):
     """Batches to learn from, batches to be measured on, and the figure that comes out.
 
     metric: "accuracy" (higher is better) or "bits_per_byte" (lower is). floor: what the metric is without looking.
+    also: problems of the same vocabulary and metric that the finished model is measured on besides (longer ones).
     """
 
     name: str
     metric: str
+
+    @property
+    def also(self) -> Sequence["Problem"]: ...
 
     @property
     def vocabulary(self) -> int: ...
@@ -56,6 +60,7 @@ class ProbeProblem:
     probe: Probe
     examples: int = 512
     seed: int = 1_000_003
+    also: tuple["ProbeProblem", ...] = ()
     metric = "accuracy"
 
     @property
@@ -92,6 +97,7 @@ class TextProblem:
     limit: int = 512  # held-out windows at most
     name: str = "text"
     metric = "bits_per_byte"
+    also = ()
 
     @property
     def vocabulary(self) -> int:
@@ -141,6 +147,7 @@ class DigitsProblem:
     labels: Ints
     name: str = "digits"
     metric = "accuracy"
+    also = ()
 
     @classmethod
     def load(cls) -> "DigitsProblem":

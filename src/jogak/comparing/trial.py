@@ -81,7 +81,7 @@ class Outcome:
 
     value: the problem's figure on held-out data. floor: the figure without looking. parameters: of the whole model.
     steps, seconds: of training until it stopped, measuring left out. tokens_per_second: positions trained on.
-    curve: (step, figure) at every look.
+    curve: (step, figure) at every look. also: the figure on each problem that was never trained on (`Problem.also`).
     """
 
     problem: str
@@ -95,6 +95,7 @@ class Outcome:
     tokens_per_second: float
     rate: float
     curve: list[tuple[int, float]] = field(default_factory=list)
+    also: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
         """Plain JSON data."""
@@ -151,6 +152,7 @@ def _once(problem: Problem, mixer: str, pattern: Sequence[config.Mixer], shape: 
         step * budget.rows * problem.length / used,
         budget.rate,
         curve,
+        {other.name: measure(model, other) for other in problem.also},
     )
 
 

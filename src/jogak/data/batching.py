@@ -3,9 +3,9 @@
 Legend: N examples, B rows of a batch, S positions of source, T of target, P positions that are filled.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jogak.data.batch import IGNORE, Batch, Units
 from jogak.data.packing import pack, shape_rows
+from jogak.data.splitting import Splitting
 from jogak.data.tokens import TokenStore
 from jogak.errors import UserError
 
@@ -95,6 +96,10 @@ def pack_plan(lengths: Ints, order: Ints, budget: int, random: np.random.Generat
     return Plan(np.array([e for row in rows for e in row]), bounds, batches, room)
 
 
+# Ids of examples, one behind another, and how many each has -> the same spelled otherwise.
+Split = Callable[[Ints, Ints], tuple[Ints, Ints]]
+
+
 class Collator:
     """Builds batches from a store: source + [eos]; decoder reads [bos] + target and predicts target + [eos].
 
@@ -110,31 +115,32 @@ class Collator:
         """Positions that each example fills, special tokens included: int64 [N 2]."""
         return self.store.lengths.astype(np.int64) + np.array([1 if self.has_source else 0, 1])
 
-    def batch(self, examples: Ints, counts: Ints, room: tuple[int, int] | None) -> Batch:
-        """The batch whose row b holds the next counts[b] of `examples`."""
+    def batch(self, examples: Ints, counts: Ints, room: tuple[int, int] | None, split: Split | None = None) -> Batch:
+        """The batch whose row b holds the next counts[b] of `examples`; `split` spells either side anew."""
         row = np.repeat(np.arange(len(counts)), counts)
         first = np.cumsum(counts) - counts  # of each row, in `examples`
         number = np.arange(len(examples)) - np.repeat(first, counts)  # of each example, in its row
-        starts, lengths = self.store.starts[examples], self.lengths[examples]
         source = None
         if self.has_source:
-            layout = _Layout(row, first, number, lengths[:, 0], len(counts), room and room[0])
-            source = layout.units(layout.fill(self.pad_id, self._ids(layout, starts), last=self.eos_id), room)
-        layout = _Layout(row, first, number, lengths[:, 1], len(counts), room and room[1])
-        ids = self._ids(layout, starts + self.store.lengths[examples, 0])
+            ids, lengths = self._side(examples, 0, split)
+            layout = _Layout(row, first, number, lengths + 1, len(counts), room and room[0])
+            source = layout.units(layout.fill(self.pad_id, ids, last=self.eos_id), room)
+        ids, lengths = self._side(examples, 1, split)
+        layout = _Layout(row, first, number, lengths + 1, len(counts), room and room[1])
         return Batch(
             layout.units(layout.fill(self.pad_id, ids, first=self.bos_id), room),
             torch.from_numpy(layout.fill(IGNORE, ids, last=self.eos_id)),
             source,
             tuple(examples.tolist()),
-            int(lengths[:, 1].sum()),
+            int(layout.lengths.sum()),
         )
 
-    def _ids(self, layout: "_Layout", starts: Ints) -> NDArray[np.integer]:
-        """The ids of one side, flat, without special tokens."""
-        lengths = layout.lengths - 1
-        inside = _count_up(lengths)
-        return self.store.tokens[np.repeat(starts, lengths) + inside]
+    def _side(self, examples: Ints, side: int, split: Split | None) -> tuple[Ints, Ints]:
+        """The ids of source (0) or target (1), flat, without special tokens, and how many each example has."""
+        lengths = self.store.lengths[examples].astype(np.int64)
+        starts, lengths = self.store.starts[examples] + side * lengths[:, 0], lengths[:, side]
+        ids = self.store.tokens[np.repeat(starts, lengths) + _count_up(lengths)].astype(np.int64)
+        return (ids, lengths) if split is None else split(ids, lengths)
 
 
 class _Layout:
@@ -185,7 +191,7 @@ class Loader:
     batch_tokens: most padded positions of source and target together in one batch. An example with more is
     left out and counted in `left_out`. rank, world: this process gets every world-th batch; all get equally
     many, for which up to world - 1 batches of an epoch come twice. pack: several examples to a row, all rows
-    of one shape.
+    of one shape. splitting: spells every example anew each time; batches are planned by the lengths before that.
     """
 
     def __init__(
@@ -200,6 +206,7 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         pack: bool = False,
+        splitting: Splitting | None = None,
     ) -> None:
         if not 0 <= rank < world:
             raise UserError(f"rank {rank} of {world} processes: it must be from 0 to {world - 1}")
@@ -211,6 +218,7 @@ class Loader:
             world,
             pack,
         )
+        self._splitting = splitting
         lengths = self._collator.lengths
         fits = (lengths if pack else _rounded(lengths)).sum(axis=1) <= batch_tokens
         self._fitting = np.flatnonzero(fits)
@@ -239,7 +247,11 @@ class Loader:
             self._plan, self._order = self._planned(self.epoch)
         index = int(self._order[(self._step * self._world + self._rank) % len(self._order)])
         self._step += 1
-        return self._collator.batch(*self._plan.batch(index), self._plan.room)
+        split = None
+        if self._splitting is not None:  # drawn from the batch's own seed: the same wherever training is taken up
+            random = np.random.default_rng([self._seed % 2**64, self.epoch, index])
+            split = partial(self._splitting, random=random)
+        return self._collator.batch(*self._plan.batch(index), self._plan.room, split)
 
     @property
     def batches_per_epoch(self) -> int:

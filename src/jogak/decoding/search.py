@@ -40,7 +40,8 @@ class Settings:
     """end: the unit that ends an answer. max_length: units at most, the end mark included.
 
     beam: answers kept in search (1: greedy). length_penalty: alpha in score = log_prob / ((5 + length) / 6)^alpha
-    (Wu et al. 2016, 1609.08144, equation 14). n_best: answers returned, best first.
+    (Wu et al. 2016, 1609.08144, equation 14), or with by_length log_prob / length^alpha. n_best: answers returned,
+    best first.
     """
 
     end: int
@@ -48,6 +49,7 @@ class Settings:
     beam: int = 1
     length_penalty: float = 0.6
     n_best: int = 1
+    by_length: bool = False
 
     # For each sentence, units that its answer never holds.
     forbidden: tuple[tuple[int, ...], ...] | None = None
@@ -60,7 +62,7 @@ class Settings:
             raise UserError(f"n_best ({self.n_best}) cannot be more than beam ({self.beam}); raise beam")
 
     def score(self, log_prob: float, length: int) -> float:
-        return log_prob / ((5 + length) / 6) ** self.length_penalty
+        return log_prob / (length if self.by_length else (5 + length) / 6) ** self.length_penalty
 
 
 class _Forbidden:

@@ -6,17 +6,33 @@ Legend: B batch, T time, D model width, F inner width.
 from collections.abc import Callable
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jogak.errors import UserError, nearest
 
 Activation = Callable[[Tensor], Tensor]
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x sigmoid(1.702 x). Source: Hendrycks & Gimpel 2016 (1606.08415) section 2."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """max(x, 0)^2. Source: So et al. 2021 (2109.08668)."""
+    return F.relu(x).square()
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "silu": F.silu,
+    "quick_gelu": quick_gelu,
+    "relu2": squared_relu,
+    "tanh": torch.tanh,
 }
 # Gated forms (Shazeer 2020, 2002.05202): the activation of one projection scales another.
 GATED: dict[str, Activation] = {

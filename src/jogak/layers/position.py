@@ -4,26 +4,39 @@ Legend: B batch, T queries, S keys, H heads, K key width, D model width.
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jogak.errors import UserError
+from jogak.layers import rotary_scaling
 
 
 class Sinusoidal(nn.Module):
     """PE(p, 2i) = sin(p / 10000^(2i/D)), PE(p, 2i+1) = cos(the same): positions [B T] -> [B T D].
 
+    halves: all sines before all cosines, as Marian lays them out. inclusive: i / (D/2 - 1) instead of 2i / D, so that
+    the slowest turns by exactly 1 / 10000, as fairseq and tensor2tensor have it; an odd width's last number is zero.
     Source: Vaswani et al. 2017 (1706.03762) section 3.5. Has no parameters and no largest position.
     """
 
-    def __init__(self, d_model: int) -> None:
+    def __init__(self, d_model: int, *, halves: bool = False, inclusive: bool = False) -> None:
         super().__init__()
-        self.d_model = d_model
+        if inclusive and d_model < 4:
+            raise UserError(f"positions 'sinusoidal_inclusive' need a width of at least 4, got {d_model}")
+        self.d_model, self.halves, self.inclusive = d_model, halves, inclusive
 
     def forward(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        if self.inclusive:
+            index = torch.arange(self.d_model // 2, device=positions.device, dtype=torch.float32)
+            angle = positions.unsqueeze(-1) * torch.exp(index * (-math.log(10000.0) / (self.d_model // 2 - 1)))
+            return F.pad(torch.cat([angle.sin(), angle.cos()], dim=-1), (0, self.d_model % 2)).to(dtype)
         even = torch.arange(0, self.d_model, 2, device=positions.device, dtype=torch.float32)
         angle = positions.unsqueeze(-1) * torch.exp(even * (-math.log(10000.0) / self.d_model))
+        if self.halves:
+            return torch.cat([angle.sin(), angle.cos()[..., : self.d_model // 2]], dim=-1).to(dtype)
         pairs = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
         return pairs[..., : self.d_model].to(dtype)
 
@@ -41,7 +54,8 @@ class Learned(nn.Module):
 
     def forward(self, positions: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         table = self.weight.shape[0]
-        if not torch.compiler.is_compiling() and positions.numel() and int(positions.max()) >= table:
+        known = not torch.compiler.is_compiling() and positions.device.type != "meta" and positions.numel()
+        if known and int(positions.max()) >= table:
             raise UserError(
                 f"position {int(positions.max())} is beyond the learned table of {table}; "
                 "shorten the input or raise model.max_length"
@@ -54,26 +68,48 @@ class Rotary(nn.Module):
 
     The score of two turned vectors then depends on the distance between their positions alone. turned: R, the first
     numbers of a head that are turned; all K where not given.
+    scaling: how the angles are stretched for longer texts than were trained on, see layers.rotary_scaling. kept: the
+    powers of the base are kept beside the weights, as a checkpoint has them, rounding included.
     Source: Su et al. 2021 (2104.09864) section 3.2; pairs split in halves, as GPT-NeoX and Llama lay them out.
     """
 
-    def __init__(self, head_dim: int, base: float = 10000.0, turned: int | None = None) -> None:
+    def __init__(
+        self,
+        head_dim: int,
+        base: float = 10000.0,
+        turned: int | None = None,
+        scaling: Mapping[str, str | float | bool] | None = None,
+        *,
+        kept: bool = False,
+    ) -> None:
         super().__init__()
         if turned is None and head_dim % 2:
             raise UserError(f"rotary positions need an even head width, got {head_dim}; change heads or head_dim")
         if turned is not None and (turned % 2 or not 0 < turned <= head_dim):
             raise UserError(f"rotary positions turn an even part of the head width {head_dim}, got {turned}")
         self.head_dim, self.base, self.turned = head_dim, base, turned or head_dim
+        self.scaling = dict(scaling) if scaling is not None else None
+        self.amplitude = rotary_scaling.amplitude(self.scaling)
+        self.register_buffer("kept", self._speed(None) if kept else None)
+        self.kept: Tensor | None
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        half = torch.arange(0, self.turned, 2, device=x.device, dtype=torch.float32)
-        angle = positions.unsqueeze(-1) * self.base ** (-half / self.turned)  # [B T R/2]
+        speed = self._speed(x.device) if self.kept is None else self.kept.float()
+        angle = positions.unsqueeze(-1) * speed  # [B T R/2]
         cos, sin = angle.cos().unsqueeze(2), angle.sin().unsqueeze(2)
+        if self.amplitude != 1:
+            cos, sin = cos * self.amplitude, sin * self.amplitude
         a, b = x[..., : self.turned].float().chunk(2, dim=-1)
         parts = [a * cos - b * sin, b * cos + a * sin]
         if self.turned < self.head_dim:
             parts.append(x[..., self.turned :].float())
         return torch.cat(parts, dim=-1).to(x.dtype)
+
+    def _speed(self, device: torch.device | None) -> Tensor:
+        """The angle of each pair at position 1, [R/2]."""
+        half = torch.arange(0, self.turned, 2, device=device, dtype=torch.float32)
+        speed = self.base ** (-half / self.turned)
+        return speed if self.scaling is None else rotary_scaling.stretch(speed, self.base, self.turned, self.scaling)
 
 
 class Alibi(nn.Module):

@@ -4,6 +4,7 @@ Source: Vaswani et al. 2017 (1706.03762) section 3.2. Legend: B batch, T time, S
 G key/value heads, K head width, M rows of memory.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from jogak.errors import UserError, nearest
+from jogak.layers.norm import Norm, build_norm
 from jogak.layers.position import Alibi, Rotary, T5Bias
 from jogak.mixers import _memory
 from jogak.mixers.contract import EMPTY, Context, Mixer, State, silence
@@ -27,6 +29,13 @@ def _head_sizes(name: str, d_model: int, heads: int, kv_heads: int | None, head_
     if head_dim is None and d_model % heads:
         raise UserError(f"{name}: d_model ({d_model}) must be a multiple of heads ({heads}), or give head_dim")
     return groups, head_dim or d_model // heads
+
+
+def _sharpen(name: str, scale: float | None, head_dim: int) -> float:
+    """What queries are multiplied by so that scores of 1 / sqrt(K) become scores of `scale`."""
+    if scale is not None and not scale > 0:
+        raise UserError(f"{name}: scale must be above 0, got {scale}")
+    return 1.0 if scale is None else scale * head_dim**0.5
 
 
 def _form(name: str, backend: str) -> str:
@@ -51,8 +60,11 @@ class Attention(Mixer):
     heads, kv_heads: query heads and key/value heads (kv_heads=1: multi-query; between: grouped). window: see only
     positions less than so far away. position: 'rotary' turns queries and keys (rotary_dim: so many numbers of a head,
     all where not given), 'alibi' and 't5' add to the scores; positions that are added to embeddings are the model's.
-    bias: of the projections; out_bias: of W_o, like bias where not given. backend: a form of ops.attention. State: keys
-    and values of the positions seen, of the last window - 1 where there is a window.
+    rotary_scaling: see layers.rotary_scaling. rotary_kept: the angles are kept with the weights. bias: of the
+    projections; out_bias: of W_o, like bias where not given. qk_norm: a norm of layers.norm over each query and key,
+    before it is turned. scale: instead of 1 / sqrt(K). softcap: c in c tanh(score / c), before positions are added and
+    places hidden. backend: a form of ops.attention. State: keys and values of the positions seen, of the last
+    window - 1 where there is a window.
 
     Raises: UserError for sizes that do not fit.
     """
@@ -69,22 +81,33 @@ class Attention(Mixer):
         position: Position = "none",
         rotary_base: float = 10000.0,
         rotary_dim: int | None = None,
+        rotary_scaling: Mapping[str, str | float | bool] | None = None,
+        rotary_kept: bool = False,
         buckets: int = 32,
         max_distance: int = 128,
         bias: bool = True,
         out_bias: bool | None = None,
+        qk_norm: Norm | None = None,
+        norm_eps: float = 1e-6,
+        scale: float | None = None,
+        softcap: float | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__(d_model)
         self.heads = heads
         self.groups, self.head_dim = _head_sizes("attention", d_model, heads, kv_heads, head_dim)
+        self.sharpen, self.softcap = _sharpen("attention", scale, self.head_dim), softcap
         if window is not None and window < 1:
             raise UserError(f"attention: window must be at least 1, got {window}")
         self.is_causal, self.window = causal, window
         self.backend = _form("attention", backend)
         self.qkv = nn.Linear(d_model, (heads + 2 * self.groups) * self.head_dim, bias=bias)
         self.out = nn.Linear(heads * self.head_dim, d_model, bias=bias if out_bias is None else out_bias)
-        self.rotary = Rotary(self.head_dim, rotary_base, rotary_dim) if position == "rotary" else None
+        self.q_norm = None if qk_norm is None else build_norm(qk_norm, self.head_dim, norm_eps)
+        self.k_norm = None if qk_norm is None else build_norm(qk_norm, self.head_dim, norm_eps)
+        self.rotary: Rotary | None = None
+        if position == "rotary":
+            self.rotary = Rotary(self.head_dim, rotary_base, rotary_dim, rotary_scaling, kept=rotary_kept)
         self.score_bias: Alibi | T5Bias | None = None
         if position == "alibi":
             self.score_bias = Alibi(heads)
@@ -119,7 +142,8 @@ class Attention(Mixer):
         places = self._places(k, state, context)
         q, k = self._turn(q, k, places, state)
         grown = _extend(state, k, v, places)
-        y = FORMS[self.backend](q, grown["k"], grown["v"], self._visible(grown, places, q, context), self.score_bias)
+        visible = self._visible(grown, places, q, context)
+        y = FORMS[self.backend](q, grown["k"], grown["v"], visible, self.score_bias, self.softcap)
         y = silence(self.out(y.flatten(2)), context.mask)
         return y, self._trim(grown)
 
@@ -130,13 +154,15 @@ class Attention(Mixer):
         places = self._places(k, state, context)
         q, k = self._turn(q, k, places, state)
         visible = self._visible(_extend(state, k, v, places), places, q, context)
-        return weights(q, k, visible, self.score_bias, rows=rows)
+        return weights(q, k, visible, self.score_bias, rows=rows, softcap=self.softcap)
 
     def _project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         """q [B T H K], k and v [B T G K]."""
         sizes = (self.heads, self.groups, self.groups)
         q, k, v = self.qkv(silence(x, context.mask)).unflatten(-1, (-1, self.head_dim)).split(sizes, dim=2)
-        return q, k, v
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return (q if self.sharpen == 1 else q * self.sharpen), k, v
 
     def _turn(self, q: Tensor, k: Tensor, places: _Places | None, state: State) -> tuple[Tensor, Tensor]:
         if self.rotary is None:
@@ -248,6 +274,8 @@ class CrossAttention(Mixer):
         *,
         d_memory: int | None = None,
         bias: bool = True,
+        out_bias: bool | None = None,
+        scale: float | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__(d_model)
@@ -257,7 +285,8 @@ class CrossAttention(Mixer):
         self.d_memory = d_memory or d_model
         self.q = nn.Linear(d_model, heads * self.head_dim, bias=bias)
         self.kv = nn.Linear(self.d_memory, 2 * self.groups * self.head_dim, bias=bias)
-        self.out = nn.Linear(heads * self.head_dim, d_model, bias=bias)
+        self.out = nn.Linear(heads * self.head_dim, d_model, bias=bias if out_bias is None else out_bias)
+        self.sharpen = _sharpen("cross-attention", scale, self.head_dim)
 
     @property
     def causal(self) -> bool:
@@ -301,6 +330,7 @@ class CrossAttention(Mixer):
     def _ask(self, x: Tensor, state: State, context: Context) -> tuple[Tensor, Visible]:
         """Queries [M (B/M * T) H K], those that share a memory row in a row, and what they may see."""
         q = self.q(silence(x, context.mask)).reshape(state["k"].shape[0], -1, self.heads, self.head_dim)
+        q = q if self.sharpen == 1 else q * self.sharpen
         return q, _memory.visible(self, x, state, context)
 
 

@@ -5,6 +5,8 @@ of the step size, K taps of the convolution.
 """
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +18,19 @@ from jogak.ops import convolution
 from jogak.ops.documents import Documents
 from jogak.ops.selective_scan import FORMS, Rows, selective_scan
 
+NORMS = ("none", "plain", "learned")
+
 
 class Mamba(Mixer):
     """y = W_out (S6(silu(conv(u))) * silu(z)) with u, z = W_in x: [B T D] -> [B T D].
 
     S6: h_t = exp(dt_t A) h_(t-1) + dt_t B_t u_t, C_t h_t + D u_t, where B_t, C_t and r_t are linear in u_t, and
     dt_t = softplus(W r_t + bias). state: N. expand: E / D. conv: K. dt_rank: R, the width of r (None: D / 16,
-    rounded up). dt_min, dt_max: between them, on a logarithmic scale, dt is drawn at first. bias, conv_bias: of the
-    two projections and of the convolution. backend: a form of ops.selective_scan. State: the last K - 1 inputs of
-    the convolution, and h.
+    rounded up). dt_min, dt_max: between them, on a logarithmic scale, dt is drawn at first. norms: of r_t, B_t and
+    C_t each, v / sqrt(mean v^2 + norm_eps), and times a weight where 'learned' (Lieber et al. 2024, Jamba,
+    2403.19887, section 6.4; 'plain' in Falcon Mamba, Zuo et al. 2024, 2410.05355). bias, conv_bias: of the two
+    projections and of the convolution. backend: a form of ops.selective_scan. State: the last K - 1 inputs of the
+    convolution, and h.
 
     Raises: UserError for sizes that do not fit.
     """
@@ -42,6 +48,8 @@ class Mamba(Mixer):
         *,
         dt_min: float = 0.001,
         dt_max: float = 0.1,
+        norms: str = "none",
+        norm_eps: float = 1e-6,
         bias: bool = False,
         conv_bias: bool = True,
         backend: str = "auto",
@@ -51,12 +59,15 @@ class Mamba(Mixer):
         rank = -(-d_model // 16) if dt_rank is None else dt_rank
         check_sizes("mamba", state=state, conv=conv, dt_rank=rank, expand=self.width)
         check_steps("mamba", dt_min, dt_max)
+        if norms not in NORMS:
+            raise UserError(f"mamba: there is no norms '{norms}'{nearest(norms, NORMS)}")
         if backend not in FORMS:
             raise UserError(f"mamba: there is no backend '{backend}'{nearest(backend, FORMS)}")
         self.sizes, self.taps, self.backend = (rank, state, state), conv, backend
         self.inner = nn.Linear(d_model, 2 * self.width, bias=bias)
         self.conv_weight, self.conv_bias = convolution_parameters(self.width, conv, bias=conv_bias)
         self.select = nn.Linear(self.width, rank + 2 * state, bias=False)
+        self.norms = None if norms == "none" else _norms(self.sizes, norm_eps, learned=norms == "learned")
         self.dt_weight = nn.Parameter(torch.empty(self.width, rank).uniform_(-(rank**-0.5), rank**-0.5))
         self.dt_bias = step_bias(self.width, dt_min, dt_max)
         # S4D-real (Gu et al. 2022, 2206.11893): A = -1 ... -N in every channel.
@@ -95,10 +106,25 @@ class Mamba(Mixer):
     def _scan(self, u: Tensor, z: Tensor, h: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         """u, z [B T E], h [B N E] -> gated outputs [B T E], the last state."""
         wide = torch.promote_types(u.dtype, torch.float32)
-        rank, b, c = self.select(u).split(self.sizes, dim=2)
+        chosen = self.select(u).split(self.sizes, dim=2)
+        if self.norms is not None:
+            chosen = [_normed(part, norm) for part, norm in zip(chosen, self.norms, strict=True)]
+        rank, b, c = chosen
         dt = F.softplus(F.linear(rank, self.dt_weight).to(wide) + self.dt_bias.to(wide))
         a = -self.a_log.to(wide).exp()
         return selective_scan(u, dt, a, b, c, self.d, z, h, rows, backend=self.backend)
+
+
+def _norms(sizes: Sequence[int], eps: float, *, learned: bool) -> list[nn.RMSNorm]:
+    found = nn.ModuleList(nn.RMSNorm(size, eps, elementwise_affine=learned) for size in sizes)
+    return cast(list[nn.RMSNorm], found)  # which iterates like a list
+
+
+def _normed(x: Tensor, norm: nn.RMSNorm) -> Tensor:
+    """Worked out in float32 at least: x [... n] -> [... n] of x's type."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    weight = None if norm.weight is None else norm.weight.to(wide)
+    return F.rms_norm(x.to(wide), norm.normalized_shape, weight, norm.eps).to(x.dtype)
 
 
 def check_sizes(name: str, **sizes: int) -> None:

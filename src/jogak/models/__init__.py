@@ -39,6 +39,8 @@ def build(given: config.Model, vocab_size: int | None = None, *, device: torch.d
     Raises: UserError where a mixer does not fit its place, or no vocabulary size is known.
     """
     size = vocab_size or given.vocab_size
+    if given.input is not None and given.topology != "encoder-decoder" and given.head.kind != "units":
+        size = size or 1  # no unit goes in or out
     if size is None:
         raise UserError("model.vocab_size is not set and no codec says it; set model.vocab_size")
     with torch.device(device or "cpu"):

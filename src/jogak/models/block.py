@@ -15,6 +15,7 @@ from jogak import config, mixers
 from jogak.errors import UserError
 from jogak.layers.dropout import Dropout
 from jogak.layers.feedforward import build_feedforward
+from jogak.layers.moe import Experts
 from jogak.layers.norm import build_norm
 from jogak.mixers import EMPTY, Context, Mixer, State
 
@@ -134,7 +135,8 @@ class Block(nn.Module):
 class ParallelBlock(nn.Module):
     """x + mixer(norm(x)) + cross(norm(x)) + feedforward(norm(x)).
 
-    Source: Wang & Komatsuzaki 2021 (GPT-J); Chowdhery et al. 2022 (2204.02311) section 2.
+    Source: Wang & Komatsuzaki 2021 (GPT-J); Chowdhery et al. 2022 (2204.02311) section 2. With a second norm for the
+    feedforward: Black et al. 2022 (GPT-NeoX, 2204.06745) section 2.1.
     """
 
     def __init__(
@@ -143,10 +145,13 @@ class ParallelBlock(nn.Module):
         cross: Mixer | None,
         feedforward: nn.Module | None,
         residual: Callable[[], Residual],
+        apart: Callable[[], nn.Module] | None = None,
     ) -> None:
+        """apart: makes a norm of its own for what the feedforward reads."""
         super().__init__()
         self.mixer, self.cross, self.feedforward = mixer, cross, feedforward
         self.residual = residual()
+        self.feedforward_norm = None if apart is None or feedforward is None else apart()
 
     def forward(
         self, x: Tensor, state: BlockState | None = None, context: Context = EMPTY
@@ -158,7 +163,7 @@ class ParallelBlock(nn.Module):
             read, cross_state = _mix(self.cross, h, None if state is None else state.cross, context)
             y = y + read
         if self.feedforward is not None:
-            y = y + self.feedforward(h)
+            y = y + self.feedforward(h if self.feedforward_norm is None else self.feedforward_norm(x))
         return self.residual.join(x, y), BlockState(mixer_state, cross_state)
 
 
@@ -198,7 +203,7 @@ def build_stack(given: config.Stack, width: int, dropout: float, side: Side) -> 
     """
 
     def norm() -> nn.Module:
-        return build_norm(given.norm, width, given.norm_eps)
+        return build_norm(given.norm, width, given.norm_eps, bias=given.norm_bias)
 
     def residual() -> Residual:
         return PLACEMENTS.get(given.placement, PreNorm)(norm, dropout)
@@ -208,18 +213,49 @@ def build_stack(given: config.Stack, width: int, dropout: float, side: Side) -> 
             f"{side}.placement: 'plain' has no residual, so that what a cross-mixer reads would replace what it is "
             "for; use 'pre', 'post', 'sandwich' or 'parallel'"
         )
-    kind = ParallelBlock if given.placement == "parallel" else Block
+    kind: Callable[..., Block | ParallelBlock] = Block
+    if given.placement in ("parallel", "parallel_apart"):
+        kind = partial(ParallelBlock, apart=norm if given.placement == "parallel_apart" else None)
     causal = side == "decoder" or bool(given.causal)
     blocks: list[Block | ParallelBlock] = []
     for index in range(given.depth):
         mixer = _mixer(given.pattern[index % len(given.pattern)], width, side, causal=causal)
         cross = None if given.cross is None else _cross(given.cross, width)
-        feedforward = None
-        if (ff := given.feedforward) is not None:
-            feedforward = build_feedforward(width, ff.width or 4 * width, ff.activation, bias=ff.bias)
-        blocks.append(kind(mixer, cross, feedforward, residual))
+        blocks.append(kind(mixer, cross, _feedforward(given, index, width), residual))
+    if not given.first_norm and blocks:
+        _leave_out_first_norm(blocks[0], side)
+    if given.share_position:
+        _share_position(blocks, side)
     final = given.final_norm if given.final_norm is not None else given.placement not in ("post", "plain")
     return Stack(blocks, norm() if final else None)
+
+
+def _feedforward(given: config.Stack, index: int, width: int) -> nn.Module | None:
+    pattern = (given.feedforward,) if given.feedforwards is None else given.feedforwards
+    if not pattern or (ff := pattern[index % len(pattern)]) is None:
+        return None
+    inner = ff.width or 4 * width
+    if ff.experts is not None:
+        return Experts(width, inner, ff.activation, ff.experts, ff.chosen, bias=ff.bias, norm_chosen=ff.norm_chosen)
+    return build_feedforward(width, inner, ff.activation, bias=ff.bias)
+
+
+def _leave_out_first_norm(block: Block | ParallelBlock, side: Side) -> None:
+    if not isinstance(block, Block) or not isinstance(block.mixer_residual, PreNorm):
+        raise UserError(f"{side}.first_norm: only placement 'pre' has a norm before the first mixer to leave out")
+    block.mixer_residual.norm = nn.Identity()
+
+
+def _share_position(blocks: Sequence[Block | ParallelBlock], side: Side) -> None:
+    """Give all blocks the module of the first that adds a learned number to each score."""
+    first = next(iter(blocks), None)
+    for block in blocks:
+        if not isinstance(getattr(block.mixer, "score_bias", None), nn.Module):
+            raise UserError(
+                f"{side}.share_position: a mixer adds no position bias to its scores; give all of the pattern "
+                "position: t5, or remove share_position"
+            )
+        block.mixer.score_bias = first.mixer.score_bias  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def _mixer(given: config.Mixer, width: int, side: Side, *, causal: bool) -> Mixer:

@@ -3,7 +3,6 @@
 Legend: B batch, T time, S source length, D model width, V vocabulary, M rows of memory (B a multiple of M).
 """
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,10 +10,13 @@ from torch import Tensor, nn
 
 from jogak import config
 from jogak.errors import UserError
-from jogak.layers.dropout import Dropout
-from jogak.layers.position import Learned, Sinusoidal
+from jogak.layers import inputs
+from jogak.layers.embedding import Embedding
+from jogak.layers.inputs import Input
 from jogak.mixers import EMPTY, Context, State
 from jogak.models.block import BlockState, Side, build_stack, check_handover
+from jogak.models.contacts import Contacts, attention_of
+from jogak.models.heads import TokenHead, build_head, build_pooler
 from jogak.models.initialise import initialise
 from jogak.ops import positions as counting
 
@@ -55,53 +57,53 @@ class ModelState:
         return ModelState(blocks, self.places.reorder(index))
 
 
-class Embedding(nn.Module):
-    """dropout(sqrt(D) E[ids] + position): ids [B T] -> [B T D]. Source: 1706.03762 sections 3.4 and 3.5."""
-
-    def __init__(self, given: config.Model, vocab_size: int) -> None:
-        super().__init__()
-        self.table = nn.Embedding(vocab_size, given.width)
-        self.scale = math.sqrt(given.width) if given.scale_embedding else 1.0
-        self.position: Sinusoidal | Learned | None = None
-        if given.position == "sinusoidal":
-            self.position = Sinusoidal(given.width)
-        elif given.position == "learned":
-            self.position = Learned(given.width, given.max_length)
-        self.dropout = Dropout(given.dropout)
-
-    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        x = self.table(ids) * self.scale
-        if self.position is not None:
-            x = x + self.position(positions, x.dtype)
-        return self.dropout(x)
-
-
-class TokenHead(nn.Module):
-    """Logits of each position over the vocabulary: [B T D] -> [B T V]."""
-
-    def __init__(self, width: int, vocab_size: int) -> None:
-        super().__init__()
-        self.projection = nn.Linear(width, vocab_size, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.projection(x)
-
-
 class Coder(nn.Module):
-    """An embedding and a stack: what an encoder and a decoder have in common."""
+    """An embedding (or another input) and a stack: what an encoder and a decoder have in common.
+
+    What it reads is ids [B T], or whatever the configuration's `input` takes.
+    """
 
     def __init__(self, given: config.Model, vocab_size: int, side: Side) -> None:
         super().__init__()
-        self.embedding = Embedding(given, vocab_size)
-        self.stack = build_stack(given.stack(side), given.width, given.dropout, side)
+        stack = given.stack(side)
+        first = side == given.topology.split("-", maxsplit=1)[0]
+        self.input: Input | None = None
+        if given.input is not None and first:
+            self.input = inputs.build(given.input.name, d_model=given.width, **given.input.options)
+        else:
+            self.embedding = Embedding(given, vocab_size, stack)
+        self.stack = build_stack(stack, given.width, given.dropout, side)
+        self.contacts = None if given.contacts_end is None else Contacts(self.stack, given.contacts_end)
 
     def forward(
-        self, ids: Tensor, state: ModelState | None = None, context: Context = EMPTY
+        self,
+        ids: Tensor,
+        state: ModelState | None = None,
+        context: Context = EMPTY,
+        types: Tensor | None = None,
     ) -> tuple[Tensor, ModelState]:
-        positions, places = _positions(ids, None if state is None else state.places, context)
-        x = self.embedding(ids, positions)
+        """types: int64 [B T], the kind of each unit, where the model tells kinds apart; zeros where not given."""
+        if self.input is not None:
+            x = self.input(ids, context.mask)
+            context = replace(context, mask=self.input.mask(context.mask))
+            _, places = _positions(x[..., 0], None if state is None else state.places, context)
+        else:
+            positions, places = _positions(ids, None if state is None else state.places, context)
+            x = self.embedding(ids, positions, types, context.mask, context.segments)
         x, blocks = self.stack(x, None if state is None else state.blocks, context)
         return x, ModelState(blocks, places)
+
+    def touching(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """How likely each two places touch, the first and last place left out: ids [B T] -> [B T-2 T-2].
+
+        Raises: UserError where the model does not say so.
+        """
+        if self.contacts is None:
+            raise UserError("model.contacts_end is not set: this model does not say which places touch")
+        context = Context(mask=mask)
+        positions, _ = _positions(ids, None, context)
+        x = self.embedding(ids, positions, None, mask)
+        return self.contacts(attention_of(self.stack, x, context), ids, mask)
 
     def init_state(self, batch: int, device: torch.device, dtype: torch.dtype) -> ModelState:
         blocks = tuple(
@@ -127,7 +129,7 @@ def _positions(ids: Tensor, before: State | None, context: Context) -> tuple[Ten
     last = before.get("segment")
     segments = context.segments
     if segments is None:
-        segments = torch.zeros_like(ids) if last is None else last.unsqueeze(1).expand_as(ids)
+        segments = torch.zeros_like(ids, dtype=torch.int64) if last is None else last.unsqueeze(1).expand_as(ids)
     at = counting.count(
         (ids.shape[0], ids.shape[1]),
         ids.device,
@@ -141,22 +143,35 @@ def _positions(ids: Tensor, before: State | None, context: Context) -> tuple[Ten
 
 
 class Encoder(nn.Module):
-    """ids [B T] -> hidden [B T D] (`encode`), and through a tied head logits [B T V] (masked language models)."""
+    """ids [B T] -> hidden [B T D] (`encode`), and through a tied head logits [B T V] (masked language models).
+
+    head.kind 'none': hidden is all that it gives; `pooled` makes one vector of it, where head.dense says how.
+    """
 
     def __init__(self, given: config.Model, vocab_size: int) -> None:
         super().__init__()
         self.config = given
         self.encoder = Coder(given, vocab_size, "encoder")
-        self.head = TokenHead(given.width, vocab_size)
-        if given.tie != "none":
+        self.head = build_head(given, vocab_size, given.stack("encoder"))
+        self.pooler = build_pooler(given)
+        if given.tie in ("output", "all") and isinstance(self.head, TokenHead):
             self.head.projection.weight = self.encoder.embedding.table.weight
         initialise(self, given.init, given.width)
 
-    def encode(self, ids: Tensor, context: Context = EMPTY) -> Tensor:
-        return self.encoder(ids, None, context)[0]
+    def encode(self, ids: Tensor, context: Context = EMPTY, types: Tensor | None = None) -> Tensor:
+        return self.encoder(ids, None, context, types)[0]
 
-    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.head(self.encode(ids, Context(mask=mask)))
+    def pooled(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """One vector for each row of what `encode` gave, [B T D] -> [B D].
+
+        Raises: UserError where the model has no such layer.
+        """
+        if self.pooler is None:
+            raise UserError("model.head: nothing says how one vector is made; set head.kind to none and head.dense")
+        return self.pooler(hidden, mask)
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None, types: Tensor | None = None) -> Tensor:
+        return self.head(self.encode(ids, Context(mask=mask), types))
 
 
 class Decoder(nn.Module):
@@ -166,8 +181,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = given
         self.decoder = Coder(given, vocab_size, "decoder")
-        self.head = TokenHead(given.width, vocab_size)
-        if given.tie != "none":
+        self.head = build_head(given, vocab_size, given.stack("decoder"))
+        if given.tie in ("output", "all") and isinstance(self.head, TokenHead):
             self.head.projection.weight = self.decoder.embedding.table.weight
         initialise(self, given.init, given.width)
 
@@ -232,7 +247,7 @@ class EncoderDecoder(Decoder):
         if given.handover != "memory":
             check_handover(self.encoder.stack, self.decoder.stack)
             self.encoder.stack.keeps_states = True
-        if given.tie == "all":
+        if given.tie in ("embeddings", "all") and given.input is None:
             self.encoder.embedding.table.weight = self.decoder.embedding.table.weight
         initialise(self, given.init, given.width)
 
@@ -266,6 +281,8 @@ class EncoderDecoder(Decoder):
                 "set train.pack to false"
             )
         memory, blocks = self._encode(source, Context(mask=source_mask, segments=segments))
+        if self.encoder.input is not None:
+            source_mask = self.encoder.input.mask(source_mask)
         handed = None if handover == "memory" else tuple(block.mixer for block in blocks)
         if handover == "state":
             return Source(handed=handed)

@@ -11,13 +11,14 @@ tiling and its backward pass, Dao et al. 2022 (2205.14135) and Dao 2023 (2307.08
 Legend: B batch, T queries, S keys, H query heads, G key/value heads (H a multiple of G), R = H / G, K key, V value.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from jogak.ops._exact import exact
 
 ALL = slice(None)
 TILE = 128  # queries and keys in one tile: 128 x 128 float32 scores are 64 KiB, an L2 cache's size
@@ -115,6 +116,7 @@ def weights(
     *,
     rows: slice = ALL,
     scale: float | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """The attention weights themselves, float64: q [B T H K], k [B S G K] -> [B H t S] for the queries in `rows`.
 
@@ -123,6 +125,7 @@ def weights(
     heads, groups = q.shape[2], k.shape[2]
     q, k = q[:, rows].double(), k.double().repeat_interleave(heads // groups, dim=2)
     scores = torch.einsum("bthk,bshk->bhts", q, k) * (scale or k.shape[-1] ** -0.5)
+    scores = _cap(scores, softcap)
     if bias is not None:
         q_positions, k_positions = visible.positions(q.device)
         parameter = None if bias.parameter is None else bias.parameter.double()
@@ -134,14 +137,23 @@ def weights(
     return scores.masked_fill(~seen, -torch.inf).softmax(-1).masked_fill(~seen, 0)
 
 
-def reference(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None) -> Tensor:
+def reference(
+    q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None, softcap: float | None = None
+) -> Tensor:
     """The equation itself in float64: q [B T H K], k [B S G K], v [B S G V] -> [B T H V] in q's dtype."""
     v = v.double().repeat_interleave(q.shape[2] // v.shape[2], dim=2)
-    return torch.einsum("bhts,bshv->bthv", weights(q, k, visible, bias), v).to(q.dtype)
+    return torch.einsum("bhts,bshv->bthv", weights(q, k, visible, bias, softcap=softcap), v).to(q.dtype)
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None) -> Tensor:
-    """The same through torch's fused kernels, which build no T x S matrix where no mask is needed."""
+def sdpa(
+    q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None, softcap: float | None = None
+) -> Tensor:
+    """The same through torch's fused kernels, which build no T x S matrix where no mask is needed.
+
+    They cannot cap scores: with a softcap this is `dense`.
+    """
+    if softcap is not None:
+        return dense(q, k, v, visible, bias, softcap)
     mask = None
     # By `if`, which under compile makes a plain bool of a comparison of symbolic sizes.
     causal = True if visible.triangle and bias is None else False  # noqa: SIM210
@@ -151,6 +163,10 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = 
     if bias is not None:
         added = bias.tile(bias.parameter, *visible.positions(q.device)).to(q.dtype)
         mask = added if mask is None else added.masked_fill(~mask, -torch.inf)
+    if q.is_meta and mask is None:
+        # What a fused kernel keeps for its backward pass; by itself torch would plan the unfused form's T x S weights.
+        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        return fused(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), 0.0, causal)[0].transpose(1, 2)
     y = F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),
@@ -162,7 +178,9 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = 
     return y.transpose(1, 2)
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None) -> Tensor:
+def dense(
+    q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None, softcap: float | None = None
+) -> Tensor:
     """The same through batched matrix products that hold all T x S weights, in float32 where q is shorter.
 
     On a CPU the backward pass of torch's flash kernel in bfloat16 takes twice to three times as long as this one at
@@ -173,8 +191,9 @@ def dense(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None =
     # Query heads that share keys stand behind one another in one product: [B G (H/G T) K].
     queries = (q.to(wide) * k.shape[-1] ** -0.5).unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4).flatten(2, 3)
     keys, values = (t.to(wide).transpose(1, 2) for t in (k, v))
-    with torch.autocast(q.device.type, enabled=False):
+    with exact(q.device):
         scores = (queries @ keys.transpose(2, 3)).view(q.shape[0], q.shape[2], q.shape[1], -1)
+        scores = _cap(scores, softcap)
         if bias is not None:
             scores = scores + bias.tile(bias.parameter, *visible.positions(q.device)).to(wide)
         seen = None if visible.everything else visible.tile(ALL, ALL, q.device)
@@ -188,25 +207,29 @@ def dense(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None =
     if seen is None:
         return y
     blind = ~seen.any(-1)
-    if torch.compiler.is_compiling() or bool(blind.any()):
+    if y.is_meta or torch.compiler.is_compiling() or bool(blind.any()):
         y = y.masked_fill(blind[:, :, None, None], 0)
     return y
 
 
-def auto(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None) -> Tensor:
+def auto(
+    q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None, softcap: float | None = None
+) -> Tensor:
     """`dense` for training on short sequences on a CPU, `sdpa` for everything else."""
     trains = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     short = visible.queries * visible.keys <= SHORT.get(q.dtype, 0)
-    return (dense if trains and short and q.device.type == "cpu" else sdpa)(q, k, v, visible, bias)
+    return (dense if trains and short and q.device.type == "cpu" else sdpa)(q, k, v, visible, bias, softcap)
 
 
-def tiled(q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None) -> Tensor:
+def tiled(
+    q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None, softcap: float | None = None
+) -> Tensor:
     """The same tile by tile with an online softmax, forward and backward: memory O(B H (T + S)), never T x S.
 
     Written to be read, in torch operations on tiles; a kernel does the same with a tile in fast memory.
     """
     parameter = None if bias is None else bias.parameter
-    return _Tiled.apply(q, k, v, parameter, visible, bias)  # pyright: ignore[reportReturnType]  # apply is untyped
+    return _Tiled.apply(q, k, v, parameter, visible, bias, softcap)  # pyright: ignore[reportReturnType]  # apply is untyped
 
 
 class _Tiled(torch.autograd.Function):
@@ -221,8 +244,9 @@ class _Tiled(torch.autograd.Function):
         parameter: Tensor | None,
         visible: Visible,
         bias: Bias | None,
+        softcap: float | None,
     ) -> Tensor:
-        tiles = _Tiles(q, k, visible, bias, parameter)
+        tiles = _Tiles(q, k, visible, bias, parameter, softcap)
         y = q.new_zeros(*q.shape[:3], v.shape[3])
         log_sum = q.new_full((q.shape[0], q.shape[2], q.shape[1]), -torch.inf, dtype=torch.float32)  # [B H T]
         for rows in tiles.rows:
@@ -241,14 +265,14 @@ class _Tiled(torch.autograd.Function):
             y[:, _slice(rows)] = (part / total.clamp_min(1e-30).unsqueeze(-1)).transpose(1, 2).to(y.dtype)
             log_sum[:, :, _slice(rows)] = top + total.log()
         ctx.save_for_backward(q, k, v, parameter, y, log_sum)
-        ctx.visible, ctx.bias = visible, bias
+        ctx.visible, ctx.bias, ctx.softcap = visible, bias, softcap
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401  # autograd's own context
         q, k, v, parameter, y, log_sum = ctx.saved_tensors
         dy = grads[0]
-        tiles = _Tiles(q, k, ctx.visible, ctx.bias, parameter)
+        tiles = _Tiles(q, k, ctx.visible, ctx.bias, parameter, ctx.softcap)
         dq, dk, dv = (torch.zeros_like(t, dtype=torch.float32) for t in (q, k, v))
         d_parameter = None if parameter is None else torch.zeros_like(parameter)
         # sum_s P dP, which softmax's derivative subtracts, equals dy . y: [B H T]
@@ -262,17 +286,27 @@ class _Tiled(torch.autograd.Function):
                 p = (tiles.scores(rows, columns) - floor).exp()
                 dv[:, part] += tiles.collapse(p.transpose(2, 3) @ dy_rows)
                 d_scores = p * (dy_rows @ tiles.expand(v, columns).transpose(2, 3) - inner[:, :, span].unsqueeze(-1))
-                dq[:, span] += (d_scores @ tiles.expand(k, columns)).transpose(1, 2) * tiles.scale
-                dk[:, part] += tiles.collapse(d_scores.transpose(2, 3) @ tiles.queries(rows)) * tiles.scale
                 if d_parameter is not None:
                     d_parameter += tiles.bias_gradient(rows, columns, d_scores)
-        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), d_parameter, None, None
+                d_scores = d_scores * tiles.slope(rows, columns)
+                dq[:, span] += (d_scores @ tiles.expand(k, columns)).transpose(1, 2) * tiles.scale
+                dk[:, part] += tiles.collapse(d_scores.transpose(2, 3) @ tiles.queries(rows)) * tiles.scale
+        return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), d_parameter, None, None, None
 
 
 class _Tiles:
     """What both passes need of a tile: its scores, and keys and values spread over grouped heads."""
 
-    def __init__(self, q: Tensor, k: Tensor, visible: Visible, bias: Bias | None, parameter: Tensor | None) -> None:
+    def __init__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        visible: Visible,
+        bias: Bias | None,
+        parameter: Tensor | None,
+        softcap: float | None,
+    ) -> None:
+        self.softcap = softcap
         self.q, self.k, self.visible, self.bias, self.parameter = q, k, visible, bias, parameter
         self.scale = q.shape[3] ** -0.5
         self.groups, self.repeat = k.shape[2], q.shape[2] // k.shape[2]
@@ -298,11 +332,20 @@ class _Tiles:
 
     def scores(self, rows: range, columns: range) -> Tensor:
         """Scores of a tile, -inf where a query must not look: float32 [B H t s]."""
-        scores = self.queries(rows) @ self.expand(self.k, columns).transpose(2, 3) * self.scale
+        scores = _cap(self._products(rows, columns), self.softcap)
         if self.bias is not None:
             scores = scores + self._bias(self.parameter, rows, columns)
         seen = self.visible.tile(_slice(rows), _slice(columns), self.q.device)
         return scores if seen is None else scores.masked_fill(~seen.unsqueeze(1), -torch.inf)
+
+    def slope(self, rows: range, columns: range) -> Tensor | float:
+        """The derivative of the cap at each score: 1 - tanh(score / c)^2."""
+        if self.softcap is None:
+            return 1.0
+        return 1 - (self._products(rows, columns) / self.softcap).tanh().square()
+
+    def _products(self, rows: range, columns: range) -> Tensor:
+        return self.queries(rows) @ self.expand(self.k, columns).transpose(2, 3) * self.scale
 
     def _bias(self, parameter: Tensor | None, rows: range, columns: range) -> Tensor:
         assert self.bias is not None
@@ -319,9 +362,21 @@ class _Tiles:
         )
 
 
+def _cap(scores: Tensor, softcap: float | None) -> Tensor:
+    """c tanh(score / c): large scores stay below c. Source: Gemma Team 2024 (2408.00118) section 2."""
+    return scores if softcap is None else (scores / softcap).tanh() * softcap
+
+
 def _slice(r: range) -> slice:
     return slice(r.start, r.stop)
 
 
-Form = Callable[[Tensor, Tensor, Tensor, Visible, Bias | None], Tensor]
+class Form(Protocol):
+    """A way to work attention out; softcap: c in c tanh(score / c), before the bias."""
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, visible: Visible, bias: Bias | None = None, softcap: float | None = None
+    ) -> Tensor: ...
+
+
 FORMS: dict[str, Form] = {"reference": reference, "tiled": tiled, "sdpa": sdpa, "dense": dense, "auto": auto}

@@ -174,6 +174,8 @@ def build(recipe: config.Recipe, *, start: tuple[Classifier, TextCodec] | None =
         raise UserError("data.validation: classification needs at least 1 held-out text to choose checkpoints by")
     if recipe.train.pack:
         raise UserError("train.pack: a row has one label, so several texts cannot share it; set it to false")
+    if recipe.train.bpe_dropout:
+        raise UserError("train.bpe_dropout: classification reads every text in one spelling; set it to 0")
     split = read_split(recipe.data)
     labels = sorted({row.source for row in split.train()})
     if len(labels) < 2:

@@ -21,9 +21,9 @@ from jogak.decoding.search import Hypothesis, Settings, search
 from jogak.errors import UserError
 from jogak.mixers import EMPTY, Context
 from jogak.models import Decoder, EncoderDecoder
-from jogak.ops import cross_entropy
 from jogak.tasks._bits import Bits, measure
 from jogak.tasks._decode import decode_with
+from jogak.tasks._loss import token_loss
 from jogak.tasks._start import copy_weights
 from jogak.tasks.contract import Progress, Trace
 
@@ -171,6 +171,8 @@ def build(recipe: config.Recipe, *, start: tuple[Decoder, TextCodec] | None = No
     """
     if recipe.data.validation < 1:
         raise UserError("data.validation: a language model needs at least 1 held-out window to choose checkpoints by")
+    if recipe.train.bpe_dropout:
+        raise UserError("train.bpe_dropout: windows of running text are of one spelling; set it to 0")
     split = read_split(recipe.data)
     codec = TextCodec.train(_texts(split), recipe.codec) if start is None else start[1]
     store = TokenStore.cached(Path(recipe.run) / "data", split.train, _Documents(codec), Limits(), split.digest)
@@ -256,9 +258,8 @@ class LanguageModel:
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Sums over the targets of the (label-smoothed) loss and of -log p(target)."""
         hidden, _ = self.model.hidden(batch.units.ids, None, Context(segments=batch.units.segments))
-        weight = self.model.head.projection.weight
         smoothing = self.recipe.train.label_smoothing
-        return cross_entropy.chunked(hidden.flatten(0, 1), weight, batch.targets.flatten(), smoothing)
+        return token_loss(self.model, hidden.flatten(0, 1), batch.targets.flatten(), smoothing)
 
     def validate(self) -> dict[str, float]:
         """loss: -log p of a unit in nats; bits_per_byte of the validation text."""

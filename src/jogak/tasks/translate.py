@@ -17,14 +17,15 @@ from jogak.data.batch import IGNORE, Batch, Units
 from jogak.data.batching import Loader, read_once
 from jogak.data.sources import Row, read_rows
 from jogak.data.split import Split, split_rows
+from jogak.data.splitting import Splitting
 from jogak.data.tokens import Limits, TokenStore
 from jogak.decoding.search import Hypothesis, Settings, search
 from jogak.errors import UserError
 from jogak.models import EncoderDecoder
-from jogak.ops import cross_entropy
 from jogak.tasks._decode import decode_with
 from jogak.tasks._evaluation import Evaluation
 from jogak.tasks._evaluation import evaluate as measure
+from jogak.tasks._loss import token_loss
 from jogak.tasks._scores import chrf
 from jogak.tasks._start import copy_weights
 from jogak.tasks.contract import Progress, Trace
@@ -195,6 +196,8 @@ def build(recipe: config.Recipe, *, start: tuple[EncoderDecoder, TextCodec] | No
     """
     if recipe.data.validation < 1:
         raise UserError("data.validation: translation needs at least 1 held-out pair to choose checkpoints by")
+    if recipe.train.pack and recipe.train.bpe_dropout:
+        raise UserError("train.bpe_dropout: it makes examples longer, which packed rows have no room for; set one to 0")
     split = read_split(recipe.data)
     codec = TextCodec.train(_texts(split), recipe.codec) if start is None else start[1]
     limits = Limits(recipe.data.max_length, recipe.data.drop_longer_than)
@@ -242,8 +245,13 @@ class Translate:
             rank=rank,
             world=world,
             pack=train.pack,
+            splitting=self._splitting(),
             **self._special,
         )
+
+    def _splitting(self) -> Splitting | None:
+        rate = self.recipe.train.bpe_dropout
+        return Splitting(self.codec.parts(), rate, self.recipe.data.max_length) if rate else None
 
     @property
     def _special(self) -> dict[str, int]:
@@ -260,8 +268,7 @@ class Translate:
         context = replace(context, segments=batch.units.segments)
         hidden, _ = self.model.hidden(batch.units.ids, None, context)
         real = batch.targets != IGNORE
-        weight = self.model.head.projection.weight
-        return cross_entropy.auto(hidden[real], weight, batch.targets[real], smoothing)
+        return token_loss(self.model, hidden[real], batch.targets[real], smoothing)
 
     def validate(self) -> dict[str, float]:
         """loss: -log p of a target in nats, mean over the validation targets; chrF of greedy answers."""

@@ -33,6 +33,21 @@ FORMS = [
         },
         same_as=REFERENCE,
     ),
+    # what published models ask for
+    *forms(
+        "attention",
+        {
+            "softcap-scale": {**CAUSAL, "softcap": 5.0, "scale": 0.4},
+            "softcap-tiled": {**CAUSAL, "softcap": 5.0, "position": "t5", "backend": "tiled"},
+            "self-qk-norm": {**SMALL, "qk_norm": "rms", "position": "rotary"},
+            "rotary-llama3": {
+                **CAUSAL,
+                "position": "rotary",
+                "rotary_scaling": {"kind": "llama3", "factor": 8.0, "low": 1.0, "high": 4.0, "trained_length": 64},
+            },
+        },
+        same_as=REFERENCE,
+    ),
     # what else a decoder may be
     *forms(
         "attention",

@@ -11,6 +11,9 @@ FORMS = [
         "mamba",
         {
             "wide-one-tap": {"state": 3, "expand": 3, "dt_rank": 5, "bias": True, "conv": 1, "conv_bias": False},
+            # Not fewer numbers: of two or three all may be near zero at once, where a norm has no steady slope.
+            "norms": {"state": 7, "dt_rank": 6, "norms": "learned"},
+            "plain-norms": {"state": 8, "dt_rank": 9, "norms": "plain", "norm_eps": 1e-3},
         },
         same_as=REFERENCE,
     ),

@@ -31,6 +31,14 @@ def test_attention_learns_to_copy_and_stops_when_it_can():
     assert (again.value, again.steps, again.curve) == (found.value, found.steps, found.curve)
 
 
+def test_a_finished_model_is_measured_on_longer_problems_too():
+    longer = ProbeProblem("longer", probes.Copying(tokens=6, lag=3, alphabet=3), examples=64)
+    problem = replace(COPYING, also=(replace(COPYING, name="the same"), longer))
+    found = trial.run(problem, "attention", ATTENTION, SMALL, Budget(steps=150, rate=5e-3))
+    assert found.also["the same"] == found.value  # the same problem, the same figure
+    assert found.also["longer"] < found.value  # more units than it ever saw
+
+
 def test_the_best_of_several_rates_counts():
     budget = Budget(steps=30, rows=16, rates=(1e-6, 1e-2))
     assert trial.run(COPYING, "attention", ATTENTION, SMALL, budget).rate == 1e-2

@@ -1,0 +1,272 @@
+"""The tokenizer beside a Hugging Face checkpoint: tokenizer.json, or the files that older checkpoints have instead.
+
+Those are vocab.txt, or vocab.json with merges.txt. How text is cut then follows from the tokenizer's class, which
+tokenizer_config.json names; CLASSES has those that are known.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from jogak import storage
+from jogak.errors import UserError, nearest
+
+Role = Literal["bos", "eos", "unk", "sep", "pad", "cls", "mask"]
+ROLES: tuple[Role, ...] = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # the order in which they get ids
+# What Python's str.split takes for space: Unicode's, and four control characters.
+_SPACE = "[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What tokenizer_config.json and special_tokens_map.json say, over what the class says of its special tokens."""
+
+    folder: Path
+    fields: Mapping[str, Any]
+    special: Mapping[Role, AddedToken]
+
+    def flag(self, name: str, *, default: bool | None) -> bool | None:
+        """A setting that is true or false (or, where the default is None, left out).
+
+        Raises: UserError naming it.
+        """
+        value = self.fields.get(name)
+        if value is not None and not isinstance(value, bool):
+            file = self.folder / "tokenizer_config.json"
+            raise UserError(f"{file}: '{name}' must be true or false, got {str(value)[:60]!r}")
+        return default if value is None else value
+
+    def name(self, role: Role) -> str:
+        """The token of a role that the class cannot do without.
+
+        Raises: UserError where the settings take it away.
+        """
+        if role not in self.special:
+            raise UserError(f"{self.folder / 'tokenizer_config.json'}: '{role}_token' is missing; add it")
+        return str(self.special[role].content)
+
+
+Builder = Callable[[Settings], Tokenizer]
+
+
+@dataclass(frozen=True)
+class Class:
+    """How a class cuts text: its pipeline, the frame around what it cut, and its usual special tokens."""
+
+    build: Builder
+    frame: Callable[[Settings, Tokenizer], Any]
+    usual: Mapping[Role, str]
+
+
+# ------------------------------------------------------------------ pipelines
+
+
+def _file(settings: Settings, name: str) -> str:
+    path = settings.folder / name
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; give ids instead of text, or add the tokenizer")
+    return str(path)
+
+
+def _wordpiece(settings: Settings) -> Tokenizer:
+    """BERT's: words at spaces and punctuation, their longest known beginnings one after another."""
+    vocabulary = models.WordPiece.read_file(_file(settings, "vocab.txt"))
+    made = Tokenizer(models.WordPiece(vocabulary, unk_token=settings.name("unk")))
+    made.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=bool(settings.flag("tokenize_chinese_chars", default=True)),
+        strip_accents=settings.flag("strip_accents", default=None),
+        lowercase=bool(settings.flag("do_lower_case", default=True)),
+    )
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.decoder = decoders.WordPiece(prefix="##")
+    return made
+
+
+def _byte_level(settings: Settings) -> Tokenizer:
+    """GPT-2's: merges over bytes, inside of words that keep the space before them."""
+    vocabulary, merges = models.BPE.read_file(_file(settings, "vocab.json"), _file(settings, "merges.txt"))
+    made = Tokenizer(models.BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix=""))
+    prefix = bool(settings.flag("add_prefix_space", default=False))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+    made.decoder = decoders.ByteLevel()
+    return made
+
+
+def _byte_level_composed(settings: Settings) -> Tokenizer:
+    """GPT-NeoX's: GPT-2's over text in NFC."""
+    made = _byte_level(settings)
+    made.normalizer = normalizers.NFC()
+    return made
+
+
+def _lower_case(settings: Settings) -> Tokenizer:
+    """GPT's: merges over characters, inside of BERT's words in lower case, whose end is marked."""
+    vocabulary, merges = models.BPE.read_file(_file(settings, "vocab.json"), _file(settings, "merges.txt"))
+    made = Tokenizer(models.BPE(vocabulary, merges, unk_token=settings.name("unk"), end_of_word_suffix="</w>"))
+    made.normalizer = normalizers.BertNormalizer(lowercase=True)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.decoder = decoders.BPEDecoder(suffix="</w>")
+    return made
+
+
+def _letters(settings: Settings) -> Tokenizer:
+    """ESM's: every entry of the vocabulary wherever it stands, the longest first; what is between is unknown."""
+    lines = Path(_file(settings, "vocab.txt")).read_text(encoding="utf-8").splitlines()
+    entries = [line.strip() for line in lines]
+    made = Tokenizer(models.WordLevel({entry: i for i, entry in enumerate(entries)}, unk_token=settings.name("unk")))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex(_SPACE), "removed")
+    special = {token.content for token in settings.special.values()}
+    made.add_tokens([AddedToken(e, normalized=False, special=e in special) for e in entries if e])
+    return made
+
+
+# ------------------------------------------------------------------ frames
+
+
+def _number(made: Tokenizer, name: str) -> int:
+    number = made.token_to_id(name)
+    assert number is not None  # special tokens were added before
+    return number
+
+
+def _begin_and_separate(settings: Settings, made: Tokenizer) -> Any:  # noqa: ANN401  # a PostProcessor
+    begin, end = settings.name("cls"), settings.name("sep")
+    return processors.TemplateProcessing(
+        single=f"{begin}:0 $A:0 {end}:0",
+        pair=f"{begin}:0 $A:0 {end}:0 $B:1 {end}:1",
+        special_tokens=[(name, _number(made, name)) for name in (begin, end)],
+    )
+
+
+def _begin_and_separate_twice(settings: Settings, made: Tokenizer) -> Any:  # noqa: ANN401
+    begin, end = settings.name("cls"), settings.name("sep")
+    ends = (end, _number(made, end)), (begin, _number(made, begin))
+    prefix = bool(settings.flag("add_prefix_space", default=False))
+    return processors.RobertaProcessing(*ends, add_prefix_space=prefix)
+
+
+def _begin_and_end(settings: Settings, made: Tokenizer) -> Any:  # noqa: ANN401
+    begin, end = settings.name("cls"), settings.special.get("eos")
+    names = [begin] if end is None else [begin, end.content]
+    last = "" if end is None else f" {end.content}"
+    return processors.TemplateProcessing(
+        single=f"{begin} $A{last}",
+        pair=f"{begin} $A{last} $B{last}",
+        special_tokens=[(name, _number(made, name)) for name in names],
+    )
+
+
+def _if_asked(settings: Settings, made: Tokenizer) -> Any:  # noqa: ANN401
+    """Beginning and end, where add_bos_token and add_eos_token ask for them."""
+    begin = [settings.name("bos")] if settings.flag("add_bos_token", default=False) else []
+    end = [settings.name("eos")] if settings.flag("add_eos_token", default=False) else []
+    return processors.TemplateProcessing(
+        single=[*begin, "$A", *end],
+        pair=[*begin, "$A", *end, *begin, "$B", *end],
+        special_tokens=[(name, _number(made, name)) for name in dict.fromkeys(begin + end)],
+    )
+
+
+# ------------------------------------------------------------------ classes
+
+_END = "<|endoftext|>"
+_BERT: Mapping[Role, str] = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+_GPT2: Mapping[Role, str] = {"bos": _END, "eos": _END, "unk": _END}
+_ROBERTA: Mapping[Role, str] = {
+    "bos": "<s>",
+    "eos": "</s>",
+    "unk": "<unk>",
+    "sep": "</s>",
+    "pad": "<pad>",
+    "cls": "<s>",
+    "mask": "<mask>",
+}
+_ESM: Mapping[Role, str] = {"eos": "<eos>", "unk": "<unk>", "pad": "<pad>", "cls": "<cls>", "mask": "<mask>"}
+CLASSES: dict[str, Class] = {
+    "BertTokenizer": Class(_wordpiece, _begin_and_separate, _BERT),
+    "DistilBertTokenizer": Class(_wordpiece, _begin_and_separate, _BERT),
+    "RobertaTokenizer": Class(_byte_level, _begin_and_separate_twice, _ROBERTA),
+    "GPT2Tokenizer": Class(_byte_level, _if_asked, _GPT2),
+    "GPTNeoXTokenizer": Class(_byte_level_composed, _if_asked, {**_GPT2, "pad": "<|padding|>"}),
+    "OpenAIGPTTokenizer": Class(_lower_case, _if_asked, {"unk": "<unk>"}),
+    "EsmTokenizer": Class(_letters, _begin_and_end, _ESM),
+}
+
+
+# ------------------------------------------------------------------ reading
+
+
+def read(folder: Path, usual: str | None = None) -> Tokenizer:
+    """The tokenizer in a folder; usual: its class, where tokenizer_config.json names none.
+
+    Raises: UserError where there is none, its files are damaged, or its class is not known.
+    """
+    file = folder / "tokenizer.json"
+    try:
+        made = Tokenizer.from_str(file.read_text(encoding="utf-8")) if file.is_file() else _older(folder, usual)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises bare Exception for every fault in a file
+        where = file if file.is_file() else folder
+        raise UserError(f"{where}: damaged, or not the files of a tokenizer ({error})") from None
+    made.no_padding()
+    made.no_truncation()
+    return made
+
+
+def there(folder: Path) -> bool:
+    """Whether a folder has a tokenizer that `read` might understand."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "merges.txt"))
+
+
+def _older(folder: Path, usual: str | None) -> Tokenizer:
+    fields = _json(folder / "tokenizer_config.json")
+    name = fields.get("tokenizer_class") or usual
+    if not isinstance(name, str):
+        missing = folder / "tokenizer.json"
+        raise UserError(f"{missing}: there is no such file; give ids instead of text, or add the tokenizer")
+    if (found := CLASSES.get(name.removesuffix("Fast"))) is None:
+        raise UserError(
+            f"{folder}: tokenizer class '{name}' is only read from a tokenizer.json{nearest(name, CLASSES)}"
+        )
+    extra = [_token(t) for _, t in sorted(_by_number(fields.get("added_tokens_decoder")).items())]
+    if not extra:
+        fields = {**fields, **_json(folder / "special_tokens_map.json")}
+    known = {token.content: token for token in extra}
+    special: dict[Role, AddedToken] = {}
+    for role in ROLES:
+        if (value := fields.get(f"{role}_token", found.usual.get(role))) is not None:
+            token = _token(value, special=True)
+            special[role] = known.get(token.content, token)
+    settings = Settings(folder, fields, special)
+    made = found.build(settings)
+    if not extra:
+        names = {token.content for token in special.values()}
+        numbers = {int(n): content for content, n in _json(folder / "added_tokens.json").items()}
+        extra = [_token(content, special=content in names) for _, content in sorted(numbers.items())]
+    made.add_tokens([*extra, *(t for t in special.values() if t.content not in {e.content for e in extra})])
+    made.post_processor = found.frame(settings, made)
+    return made
+
+
+def _json(file: Path) -> dict[str, Any]:
+    found = storage.read_json(file) if file.is_file() else {}
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: a mapping is expected; restore it")
+    return found
+
+
+def _by_number(given: object) -> dict[int, Any]:
+    return {int(number): token for number, token in given.items()} if isinstance(given, dict) else {}
+
+
+def _token(given: object, *, special: bool = False) -> AddedToken:
+    """A token as text, or as a mapping of what it is and how it takes the spaces beside it."""
+    if not isinstance(given, dict):
+        return AddedToken(str(given), special=special, normalized=not special)
+    flags = {n: bool(given[n]) for n in ("lstrip", "rstrip", "single_word", "normalized") if n in given}
+    return AddedToken(str(given.get("content")), special=bool(given.get("special", special)), **flags)

@@ -1,0 +1,106 @@
+"""A mixture of experts: each position goes to a few of many feedforwards.
+
+Legend: B batch, T time, N = B T positions, D model width, F inner width, E experts, k chosen of them.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from jogak.errors import UserError
+from jogak.layers.feedforward import ACTIVATIONS, GATED
+
+
+class Experts(nn.Module):
+    """y = sum over the k likeliest experts e of p_e f_e(x), p = softmax(W_r x): [B T D] -> [B T D].
+
+    norm_chosen: the k weights are divided by their sum. In training the router's scores of the last call stay in
+    `scores` [N E], from which `balance_loss` is computed.
+    Source: Shazeer et al. 2017 (1701.06538); Jiang et al. 2024 (Mixtral, 2401.04088) section 2.1.
+
+    Raises: UserError for more chosen than there are.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        width: int,
+        activation: str,
+        experts: int,
+        chosen: int,
+        *,
+        bias: bool = False,
+        norm_chosen: bool = True,
+    ) -> None:
+        super().__init__()
+        if chosen > experts:
+            raise UserError(f"feedforward: {chosen} experts cannot be chosen of {experts}")
+        self.gated = activation in GATED
+        self.activation = GATED[activation] if self.gated else ACTIVATIONS[activation]
+        self.chosen, self.norm_chosen = chosen, norm_chosen
+        self.router = nn.Linear(d_model, experts, bias=False)
+        inner = 2 * width if self.gated else width  # gate, then value
+        self.inner = nn.Parameter(torch.empty(experts, inner, d_model))
+        self.out = nn.Parameter(torch.empty(experts, d_model, width))
+        self.inner_bias = nn.Parameter(torch.zeros(experts, inner)) if bias else None
+        self.out_bias = nn.Parameter(torch.zeros(experts, d_model)) if bias else None
+        for weight in (self.inner, self.out):
+            nn.init.normal_(weight, std=0.02)
+        self.scores: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        scores = self.router(rows)
+        self.scores = scores if self.training else None
+        weight, expert = scores.float().softmax(-1).topk(self.chosen, dim=-1)  # [N k]
+        if self.norm_chosen:
+            weight = weight / weight.sum(-1, keepdim=True)
+        return self._mix(rows, weight.to(x.dtype), expert).view_as(x)
+
+    def _mix(self, rows: Tensor, weight: Tensor, expert: Tensor) -> Tensor:
+        y = torch.zeros_like(rows)
+        if rows.device.type == "meta":  # nobody knows who goes where: as many positions and experts as there will be
+            for rank in range(self.chosen):
+                y = y + self._one(rank, rows) * weight[:, rank : rank + 1]
+            return y
+        if torch.compiler.is_compiling():  # no shapes that depend on data
+            spread = torch.zeros(len(rows), len(self.inner), dtype=rows.dtype, device=rows.device)
+            spread = spread.scatter(1, expert, weight)
+            for number in range(len(self.inner)):
+                y = y + spread[:, number : number + 1] * self._one(number, rows)
+            return y
+        for number in range(len(self.inner)):
+            place, rank = (expert == number).nonzero(as_tuple=True)
+            if len(place):
+                y = y.index_add(0, place, self._one(number, rows[place]) * weight[place, rank].unsqueeze(1))
+        return y
+
+    def _one(self, number: int, x: Tensor) -> Tensor:
+        h = F.linear(x, self.inner[number], None if self.inner_bias is None else self.inner_bias[number])
+        if self.gated:
+            gate, value = h.chunk(2, dim=-1)
+            h = self.activation(gate) * value
+        else:
+            h = self.activation(h)
+        return F.linear(h, self.out[number], None if self.out_bias is None else self.out_bias[number])
+
+
+def balance_loss(model: nn.Module, mask: Tensor | None = None) -> Tensor | None:
+    """E sum_e f_e p_e over all mixtures of the last training call: k where experts are used alike, more where not.
+
+    f_e: choices of expert e for each position, p_e: its mean probability, both over the real positions of all
+    layers (mask: bool [B T]). None where the model has no mixture, or has not been called in training.
+    Source: Fedus et al. 2021 (2101.03961) section 2.2; over all layers together and k choices, as Mixtral does.
+    """
+    layers = [m for m in model.modules() if isinstance(m, Experts) and m.scores is not None]
+    if not layers:
+        return None
+    scores = torch.stack([m.scores for m in layers if m.scores is not None]).float()  # [L N E]
+    probable = scores.softmax(-1)
+    chosen = torch.zeros_like(probable).scatter(-1, probable.topk(layers[0].chosen, dim=-1).indices, 1.0)
+    real = torch.ones_like(probable[..., :1])
+    if mask is not None:
+        real = mask.reshape(1, -1, 1).to(probable.dtype).expand_as(real)
+    share = (chosen * real).sum((0, 1)) / real.sum()
+    mean = (probable * real).sum((0, 1)) / real.sum()
+    return probable.shape[-1] * (share * mean).sum()

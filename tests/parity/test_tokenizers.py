@@ -1,0 +1,194 @@
+"""Tokenizers of older checkpoints and of new ones: the ids of `transformers`, over texts that are hard to cut."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+import jogak
+from jogak import families
+from jogak.codecs import vocabularies
+from jogak.errors import UserError
+
+transformers = pytest.importorskip("transformers")
+transformers.logging.set_verbosity_error()
+
+TORTURE = [
+    "",
+    " ",
+    "a",
+    "The quick brown fox jumps over the lazy dog.",
+    "다람쥐 헌 쳇바퀴에 타고파",
+    "한글과 English가 섞인 문장, 그리고 123번.",
+    "한글",  # the same letters, decomposed
+    "👩‍👩‍👧‍👦 👍🏽 🇰🇷 ❤️",  # joined by zero-width joiners, with skin tones and selectors
+    "e\u0301 n\u0303 Zalgo: Z\u0351\u036b\u0343\u036aA\u0310\u030d",
+    "naïve café Ünïcödé STRASSE straße İstanbul",
+    "zero\u200bwidth\u200cnon\u200djoiner\u2060word\ufeffmark",
+    "run" + " " * 40 + "of" + " " * 7 + "spaces" + " " * 3,
+    "\t\ttabs\n\nlines\r\nmore\x0b\x0cfeeds",
+    "def f(x: int) -> str:\n    return f'{x!r}' if x >= 0x1F else \"-\"  # done\n",
+    "a\x00b\x01c\x1bd\x7fe\x85f\x1c g\x1dh\x1ei\x1fj",
+    "\u00a0no\u2003break\u3000spaces\u202f\u2028line\u2029paragraph",
+    "中文字符和日本語のテキスト、カタカナ",
+    "مرحبا بالعالم שלום עולם \u202eright to left\u202c",
+    "ﬁ ligature ① ½ Ⅳ ㎏ ｆｕｌｌ",
+    "don't I'll we've they're O'Neill's 'quoted'",
+    "1234567890 3.14159 1,000,000 1e-5 0xDEADBEEF",
+    "!!!???...---___===***###@@@$$$%%%^^^&&&",
+    "https://example.org/a_b?c=d&e=f#g user@example.org",
+    "x" * 150 + " after a long word",
+    "\U0001d4d7\U0001d4ee\U0001d4f5\U0001d4f5\U0001d4f8 \U00020000 \U0010ffff \ufffd \ufffe",
+    "<s> in text </s> <mask> [MASK] [CLS]x[SEP] <|endoftext|> <unk>",
+    " leading and trailing ",
+    "MKTAYIAKQR <mask>QISFVKSHFSRQ LEERLGLIEVQA X.B-U*Z|J <cls><eos>",
+    "mktay M K\tT\nA",
+]
+CORPUS = [text for text in TORTURE if "中" not in text] * 3  # so that some characters stay unknown
+
+
+def wordpiece(folder: Path, *, lower: bool = True) -> None:
+    made = Tokenizer(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer(lowercase=lower)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    made.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=330, special_tokens=special))
+    made.model.save(str(folder))
+
+
+def byte_level(folder: Path, special: tuple[str, ...]) -> None:
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=list(special), initial_alphabet=alphabet)
+    made.train_from_iterator(CORPUS, trainer)
+    made.model.save(str(folder))
+
+
+def lower_case(folder: Path) -> None:
+    made = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    made.normalizer = normalizers.BertNormalizer(lowercase=True)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=["<unk>"], end_of_word_suffix="</w>")
+    made.train_from_iterator(CORPUS, trainer)
+    made.model.save(str(folder))
+
+
+def letters(folder: Path) -> None:
+    entries = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
+    (folder / "vocab.txt").write_text("\n".join(entries))
+
+
+ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+NEOX = ("<|endoftext|>", "<|padding|>")
+ADDED = {"[NEW]": 330, "[more]": 331}
+LEFT = {"content": "<mask>", "lstrip": True, "rstrip": False, "single_word": False, "normalized": False}
+Files = Mapping[str, Any]
+# model type, who writes the vocabulary, what lies beside it
+CASES: dict[str, tuple[str, Callable[[Path], None], Files]] = {
+    "bert": ("bert", wordpiece, {}),
+    "bert-cased": ("bert", lambda f: wordpiece(f, lower=False), {"tokenizer_config.json": {"do_lower_case": False}}),
+    "bert-accents": (
+        "bert",
+        wordpiece,
+        {"tokenizer_config.json": {"strip_accents": False, "tokenize_chinese_chars": False}},
+    ),
+    "bert-added": ("bert", wordpiece, {"added_tokens.json": ADDED}),
+    "distilbert": ("distilbert", wordpiece, {"tokenizer_config.json": {"tokenizer_class": "DistilBertTokenizer"}}),
+    "gpt2": ("gpt2", lambda f: byte_level(f, ("<|endoftext|>",)), {}),
+    "gpt2-begin": (
+        "gpt2",
+        lambda f: byte_level(f, ("<|endoftext|>",)),
+        {"tokenizer_config.json": {"add_bos_token": True, "add_prefix_space": True, "pad_token": "<pad>"}},
+    ),
+    "roberta": ("roberta", lambda f: byte_level(f, ROBERTA), {}),
+    "roberta-mask": (
+        "roberta",
+        lambda f: byte_level(f, ROBERTA),
+        {
+            "special_tokens_map.json": {"mask_token": LEFT},
+            "tokenizer_config.json": {"add_prefix_space": True, "tokenizer_class": "RobertaTokenizerFast"},
+        },
+    ),
+    "roberta-decoder": (
+        "roberta",
+        lambda f: byte_level(f, ROBERTA),
+        {"tokenizer_config.json": {"added_tokens_decoder": {"4": {**LEFT, "special": True}}}},
+    ),
+    "gpt_neox": ("gpt_neox", lambda f: byte_level(f, NEOX), {}),
+    "openai-gpt": ("openai-gpt", lower_case, {}),
+    "esm": ("esm", letters, {}),
+}
+
+
+@pytest.fixture(params=CASES)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    kind, write, files = CASES[request.param]
+    write(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    return tmp_path
+
+
+def usual(folder: Path) -> str:
+    kind = json.loads((folder / "config.json").read_text())["model_type"]
+    return families.find(kind).TOKENIZER
+
+
+def same(ours: Tokenizer, theirs: Any) -> None:
+    for text in TORTURE:
+        wanted = theirs(text)["input_ids"]
+        assert ours.encode(text).ids == wanted, repr(text)
+        assert ours.encode(text, add_special_tokens=False).ids == theirs(text, add_special_tokens=False)["input_ids"]
+    pair = TORTURE[3], TORTURE[5]
+    assert ours.encode(*pair).ids == theirs(*pair)["input_ids"]
+
+
+def test_older_files(folder: Path) -> None:
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    assert len({tuple(theirs(text)["input_ids"]) for text in TORTURE}) > len(TORTURE) // 3
+    same(vocabularies.read(folder, usual(folder)), theirs)
+
+
+def test_tokenizer_json(folder: Path, tmp_path: Path) -> None:
+    """What `transformers` saves; ESM's has no tokenizer.json, and is read from its vocabulary again."""
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    theirs.save_pretrained(tmp_path / "saved")
+    assert (tmp_path / "saved" / "tokenizer.json").exists() != (usual(folder) == "EsmTokenizer")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved", config=theirs_config(folder))
+    same(vocabularies.read(tmp_path / "saved", usual(folder)), again)
+
+
+def theirs_config(folder: Path) -> Any:
+    return transformers.AutoConfig.from_pretrained(folder)
+
+
+def test_a_loaded_model_reads_its_older_vocabulary(tmp_path: Path) -> None:
+    wordpiece(tmp_path)
+    fields = families.find("bert").TINY["BertModel"]
+    transformers.BertModel(transformers.BertConfig(**{**fields, "vocab_size": 330})).save_pretrained(tmp_path)
+    ours = jogak.load(str(tmp_path))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert ours.encode(TORTURE[3:6]) == theirs(TORTURE[3:6])["input_ids"]
+    assert ours.embed(["다람쥐", "dog"]).shape == (2, 32)
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tokenizer\.json: there is no such file"):
+        vocabularies.read(tmp_path)
+    with pytest.raises(UserError, match=r"vocab\.txt: there is no such file"):
+        vocabularies.read(tmp_path, "BertTokenizer")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "RobertTokenizer"}')
+    with pytest.raises(UserError, match="did you mean 'RobertaTokenizer'"):
+        vocabularies.read(tmp_path, "BertTokenizer")
+    wordpiece(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": "yes"}')
+    with pytest.raises(UserError, match="'do_lower_case' must be true or false"):
+        vocabularies.read(tmp_path, "BertTokenizer")
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match=r"tokenizer\.json: damaged"):
+        vocabularies.read(tmp_path)
