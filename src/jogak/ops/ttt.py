@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from jogak.ops._exact import exact
-from jogak.ops._ttt_scan import EPS, gelu, norm, one, slopes, walk
+from jogak.ops._ttt_scan import EPS, compiled, gelu, norm, one, read, slopes, walk
 
 GROUP = 1 << 26  # floats of inner weights that are kept for the way back; beyond, they are made again
 Result = tuple[Tensor, ...]
@@ -291,10 +291,12 @@ def _groups(count: int, weights: Sequence[Tensor]) -> list[tuple[int, int]]:
 
 def _group(work: _Work, queries: Tensor, weights: Sequence[Tensor], held: Sequence[Tensor] | None) -> Result:
     """z(q_t; W_t) [M n C K] of some mini-batches, and the weights behind them; held: G of the first."""
-    offsets = None if held is None else [work.close[0] * g for g in held]
-    found = walk(work.keys, work.aim, work.gain, work.rate * work.close, weights, offsets)
     size = queries.shape[2]
     step = (work.decay * work.rate.mT).tril() if size > 1 else work.decay * work.rate.mT
+    if held is None and compiled(queries, weights):
+        return read(work.keys, queries, work.aim, work.gain, work.rate * work.close, step, weights)
+    offsets = None if held is None else [work.close[0] * g for g in held]
+    found = walk(work.keys, work.aim, work.gain, work.rate * work.close, weights, offsets)
     x = queries
     for number, (ws, gradients, given) in enumerate(zip(found.weights, found.slopes, found.given, strict=True)):
         x = one(gelu(x)) if number else x
