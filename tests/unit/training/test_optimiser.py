@@ -27,7 +27,7 @@ def test_decay_shrinks_matrices_only():
 # What is pulled towards zero: projections, taps, and the inner models that test-time training starts from. Not there:
 # biases, gains, steps, time constants, decays, skips, and the B of a state space.
 PULLED = {
-    "additive": {"query.weight", "read.weight", "out.weight"},
+    "additive": {"q.weight", "k.weight", "out.weight"},
     "attention": {"qkv.weight", "out.weight"},
     "bidirectional": {
         *("forwards.read", "forwards.output.out.weight", "backwards.read", "backwards.output.out.weight"),
