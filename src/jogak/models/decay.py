@@ -20,4 +20,3 @@ def split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         if parameter.requires_grad:
             (decayed if parameter.ndim >= 2 and id(parameter) not in spared else kept).append(parameter)
     return decayed, kept
-

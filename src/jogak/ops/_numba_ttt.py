@@ -1,4 +1,4 @@
-# ruff: noqa: ANN001, ANN202, PLR0915 (what numba compiles takes its types from the call; one loop nest each way)
+# ruff: noqa: ANN001, ANN202, C901, PLR0912, PLR0915 (what numba compiles takes its types from the call; one loop nest each way)
 """Test-time training of an MLP on a CPU: one pass over the mini-batches of each head, whose weights stay in its cache.
 
 Equations as in ops.ttt and ops._ttt_scan; second derivatives are written out. Places are innermost: what a mini-batch
@@ -210,7 +210,7 @@ def _backward(
     first, last, keys, queries, aim, gain, rate, step, hidden, back, zs, read, firsts, seconds, dy, dend1, dend2,
     dkeys, dqueries, daim, dgain, drate, dstep, dw1, dw2,
 ) -> None:  # fmt: skip
-    count, heads, places, j = keys.shape
+    count, places, j = keys.shape[0], keys.shape[2], keys.shape[3]
     width, inner = aim.shape[3], dw1.shape[2]
     p, row1, row2 = (places + 15) // 16 * 16, _apart(inner), _apart(width)
     room, small = (inner + 17) // 16 * 16 * p, (width + 16) // 16 * 16 * p + 16 * p

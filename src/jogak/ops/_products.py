@@ -134,16 +134,15 @@ def _turn(typing, out, x, row_out, at_x, row_x, rows, columns):
         row_out, at_x, row_x, rows, columns = sizes
         v, kind = Vector(builder, LANES), rows.type
         width = ir.Constant(kind, LANES)
-        with cgutils.for_range(builder, builder.udiv(rows, width)) as down:
-            with cgutils.for_range(builder, builder.udiv(columns, width)) as along:
-                row, column = builder.mul(down.index, width), builder.mul(along.index, width)
-                from_x = builder.add(builder.add(at_x, column), builder.mul(row, row_x))
-                to = builder.add(row, builder.mul(column, row_out))
-                lines = [
-                    v.load(x, builder.add(from_x, builder.mul(row_x, ir.Constant(kind, r)))) for r in range(LANES)
-                ]
-                for r, line in enumerate(_turned(builder, lines)):
-                    v.store(line, out, builder.add(to, builder.mul(row_out, ir.Constant(kind, r))))
+        across = builder.udiv(columns, width)
+        with cgutils.for_range(builder, builder.mul(builder.udiv(rows, width), across)) as loop:
+            row = builder.mul(builder.udiv(loop.index, across), width)
+            column = builder.mul(builder.urem(loop.index, across), width)
+            from_x = builder.add(builder.add(at_x, column), builder.mul(row, row_x))
+            to = builder.add(row, builder.mul(column, row_out))
+            lines = [v.load(x, builder.add(from_x, builder.mul(row_x, ir.Constant(kind, r)))) for r in range(LANES)]
+            for r, line in enumerate(_turned(builder, lines)):
+                v.store(line, out, builder.add(to, builder.mul(row_out, ir.Constant(kind, r))))
 
     return _vectors.function(body, 2, (out, x, row_out, at_x, row_x, rows, columns))
 
@@ -163,28 +162,32 @@ def _turned(builder: Builder, lines: list[Value]) -> list[Value]:
     return lines
 
 
+# numba itself gives their first argument
+do_put, do_add, do_take, do_turn = cast(Any, (_put, _add, _take, _turn))
+
+
 @jit
 def put(out, at_out, row_out, a, at_a, row_a, step_a, b, at_b, row_b, rows, inner, columns):
     """out[at_out + r row_out + c] = sum_i a[at_a + r row_a + i step_a] b[at_b + i row_b + c]."""
-    _put(out, a, b, at_out, row_out, at_a, row_a, step_a, at_b, row_b, rows, inner, columns)
+    do_put(out, a, b, at_out, row_out, at_a, row_a, step_a, at_b, row_b, rows, inner, columns)
 
 
 @jit
 def add(out, at_out, row_out, a, at_a, row_a, step_a, b, at_b, row_b, rows, inner, columns):
     """The same added to what is there."""
-    _add(out, a, b, at_out, row_out, at_a, row_a, step_a, at_b, row_b, rows, inner, columns)
+    do_add(out, a, b, at_out, row_out, at_a, row_a, step_a, at_b, row_b, rows, inner, columns)
 
 
 @jit
 def take(out, at_out, row_out, a, at_a, row_a, step_a, b, at_b, row_b, rows, inner, columns):
     """The same subtracted from what is there."""
-    _take(out, a, b, at_out, row_out, at_a, row_a, step_a, at_b, row_b, rows, inner, columns)
+    do_take(out, a, b, at_out, row_out, at_a, row_a, step_a, at_b, row_b, rows, inner, columns)
 
 
 @jit
 def turn(out, row_out, x, at_x, row_x, rows, columns):
     """out[c row_out + r] = x[at_x + r row_x + c], rows and columns rounded up to LANES."""
-    _turn(out, x, row_out, at_x, row_x, (rows + 15) // 16 * 16, (columns + 15) // 16 * 16)
+    do_turn(out, x, row_out, at_x, row_x, (rows + 15) // 16 * 16, (columns + 15) // 16 * 16)
 
 
 @jit

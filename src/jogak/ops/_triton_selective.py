@@ -1,4 +1,4 @@
-# ruff: noqa: ANN001, ANN202, N803 (Triton's language: types come from the call, constants are in capitals)
+# ruff: noqa: ANN001, ANN202, PLR0915 (Triton's language)
 """The selective scan on a GPU: a program keeps the states of a block of channels in registers over all of time.
 
 On the way back the states at the ends of chunks are given, those inside are made again into a small room of the
@@ -37,9 +37,8 @@ def _forward(
     for t in range(time):
         at = (row * time + t) * width + channels
         if t < real:
-            if KEEP:
-                if t % L == 0:
-                    tl.store(bounds + (row * chunks + t // L) * states * width + square, h, mask=both)
+            if KEEP and t % L == 0:  # pyright: ignore[reportOperatorIssue]  # a constant to Triton
+                tl.store(bounds + (row * chunks + t // L) * states * width + square, h, mask=both)
             if RESET:
                 h = tl.where(tl.load(starts + row * time + t) != 0, 0.0, h)
             step = tl.load(dt + at, mask=inside, other=0.0)
@@ -60,7 +59,8 @@ def _forward(
 
 @triton.jit
 def _backward(
-    x, dt, a, b, c, d, z, starts, lengths, bounds, room, dy, dend, dx, ddt, da, db, dc, dd, dz, dh0, time, width, states,
+    x, dt, a, b, c, d, z, starts, lengths, bounds, room, dy, dend, dx, ddt, da, db, dc, dd, dz, dh0,
+    time, width, states,
     GATED: tl.constexpr, RESET: tl.constexpr, W: tl.constexpr, S: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     row, block, blocks = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)

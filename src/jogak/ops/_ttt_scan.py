@@ -307,9 +307,7 @@ def read(
     keys, queries [M n C K+1], aim [M n C K], gain [n 1 K], rate of closing a mini-batch [M n C 1], step [M n C C]:
     by how much the slope at s (second) has changed the weights that c (first) reads with.
     """
-    return cast(
-        tuple[Tensor, ...], _Pass.apply(keys, queries, aim, gain.squeeze(1), rate.squeeze(3), step, *weights)
-    )
+    return cast(tuple[Tensor, ...], _Pass.apply(keys, queries, aim, gain.squeeze(1), rate.squeeze(3), step, *weights))
 
 
 class Walk(NamedTuple):

@@ -14,7 +14,7 @@ _STATE = ("exp_avg", "exp_avg_sq", "step")
 
 
 def build(model: nn.Module, train: config.Train) -> AdamW:
-    """Fused AdamW (1711.05101); decay is decoupled and acts on what `models.decay` names: matrices, no biases, norms."""
+    """Fused AdamW (1711.05101); decay is decoupled and acts on matrices only, not on all of them: `models.decay`."""
     decayed, kept = decay.split(model)
     if not decayed and not kept:
         raise UserError("the model has no parameter to train; unfreeze some")
