@@ -184,12 +184,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=["scan", "peer", "peer-long", "decode", "long"])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--length", type=int, default=1024, help="of `peer-long`, whose peer takes T squared")
     parser.add_argument("--mixers", default="mamba,mamba2", help="of `long`, by comma")
     given = parser.parse_args()
     parts: dict[str, Callable[[], None]] = {
         "scan": lambda: scan(given.rounds),
         "peer": lambda: (peer(1024, given.rounds, training=False), peer(256, min(2, given.rounds), training=True))[0],
-        "peer-long": lambda: peer(1024, 1, training=True, warm=False),
+        "peer-long": lambda: peer(given.length, 1, training=True, warm=False),
         "decode": lambda: decode(given.rounds),
         "long": lambda: long(given.mixers.split(","), min(3, given.rounds)),
     }

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from jogak import config, models
 from jogak.comparing.problems import Problem, score
 from jogak.data.batch import IGNORE
-from jogak.models import Decoder
+from jogak.models import Decoder, decay
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,9 @@ def _enough(problem: Problem, budget: Budget, value: float) -> bool:
 
 
 def _adamw(model: Decoder) -> torch.optim.AdamW:
-    """AdamW that decays matrices and leaves vectors (gains, biases, steps) alone."""
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.01},
-        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    """AdamW that decays matrices and leaves gains, biases, steps and time constants alone."""
+    decayed, kept = decay.split(model)
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": kept, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-9, fused=True)
 
 

@@ -23,6 +23,8 @@ class Experts(nn.Module):
     Raises: UserError for more chosen than there are.
     """
 
+    undecayed = frozenset({"inner_bias", "out_bias"})
+
     def __init__(
         self,
         d_model: int,

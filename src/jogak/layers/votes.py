@@ -13,6 +13,8 @@ class Votes(nn.Module):
     Source: Touvron et al. 2021 (2012.12877) section 4: a class token and a distillation token.
     """
 
+    undecayed = frozenset({"bias"})
+
     def __init__(self, d_model: int, classes: int, voters: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(voters, classes, d_model))

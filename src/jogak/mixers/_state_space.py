@@ -67,6 +67,8 @@ class Modes(nn.Module):
     least: the smallest decay rate that one starts with; LegT's normal part has none at all.
     """
 
+    undecayed = frozenset({"decay", "turning"})
+
     def __init__(self, eigenvalues: Tensor, d_model: int, least: float = 1e-4) -> None:
         super().__init__()
         self.decay = nn.Parameter(torch.empty(d_model, len(eigenvalues)))

@@ -204,6 +204,7 @@ class Mixer(nn.Module):
     causal_only: ClassVar[bool] = False  # cannot look ahead; an encoder wraps it in Bidirectional
     supports_cross: ClassVar[bool] = False  # reads context.memory
     wide: ClassVar[frozenset[str]] = frozenset()  # of the state: kept in float32 where x is narrower
+    undecayed: ClassVar[frozenset[str]] = frozenset()  # own parameters, matrices too, that weight decay leaves alone
 
     def __init__(self, d_model: int) -> None:
         super().__init__()

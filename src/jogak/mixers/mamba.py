@@ -36,6 +36,7 @@ class Mamba(Mixer):
     """
 
     causal_only = True
+    undecayed = frozenset({"a_log", "dt_bias", "d"})
     wide = frozenset({"scan"})
 
     def __init__(

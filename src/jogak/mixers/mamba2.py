@@ -45,6 +45,7 @@ class Mamba2(Mixer):
     """
 
     causal_only = True
+    undecayed = frozenset({"a_log", "dt_bias", "d"})
     wide = frozenset({"scan"})
 
     def __init__(

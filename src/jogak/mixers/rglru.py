@@ -36,6 +36,7 @@ class RGLRU(Mixer):
     """
 
     causal_only = True
+    undecayed = frozenset({"rate", "gate_bias"})
     wide = frozenset({"h"})
 
     def __init__(

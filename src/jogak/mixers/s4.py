@@ -25,6 +25,7 @@ class S4(Mixer):
     """
 
     causal_only = True
+    undecayed = frozenset({"log_dt", "low_rank", "write"})
     wide = frozenset({"h"})
 
     def __init__(

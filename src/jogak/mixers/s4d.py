@@ -25,6 +25,7 @@ class S4D(Mixer):
     """
 
     causal_only = True
+    undecayed = frozenset({"log_dt", "write"})
     wide = frozenset({"h"})
 
     def __init__(

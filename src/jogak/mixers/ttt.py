@@ -52,6 +52,7 @@ class TTT(Mixer):
     """
 
     causal_only = True
+    undecayed = frozenset({"decay", "scale", "shift"})
     wide = frozenset({"weight_1", "weight_2", "gradient_1", "gradient_2"})
 
     def __init__(

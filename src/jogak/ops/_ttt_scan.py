@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from jogak.ops import _compiled
 from jogak.ops._exact import exact
 
 EPS = 1e-6  # of the inner LayerNorm
@@ -254,6 +255,59 @@ class _Mlp(torch.autograd.Function):
             of_gain = (of_aim * at.y).sum((0, 2)).unsqueeze(1)
         offsets = [_minus(o) if ctx.shifted else None for o in of_offsets]
         return of_keys, of_aim, of_gain, of_rate, of_1, of_2, *offsets
+
+
+class _Pass(torch.autograd.Function):
+    """The walk of an MLP and what is read on the way, in one compiled pass: see `read`; rate [M n C], gain [n K]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401  # autograd's own context
+        *given: Tensor,
+    ) -> tuple[Tensor, ...]:
+        from jogak.ops import _numba_ttt as kernels
+
+        given = tuple(x.contiguous() for x in given)
+        keep = any(ctx.needs_input_grad)
+        found, rooms = kernels.forward(*given, keep=keep)
+        if keep:
+            ctx.save_for_backward(*given[:6], *rooms)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator makes ctx position-only
+        ctx: Any,  # noqa: ANN401  # autograd's own context
+        *grads: Tensor,
+    ) -> tuple[Tensor, ...]:
+        from jogak.ops import _numba_ttt as kernels
+
+        saved = ctx.saved_tensors
+        return kernels.backward(saved[:6], saved[6:], *(g.contiguous() for g in grads))
+
+
+def compiled(x: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether `read` can run there: an MLP in float32 on a CPU with numba, not while it is traced."""
+    usable = _compiled.AVAILABLE and not torch.compiler.is_compiling()
+    kinds = {x.dtype, *(w.dtype for w in weights)}
+    return usable and x.device.type == "cpu" and len(weights) == 2 and kinds == {torch.float32}
+
+
+def read(
+    keys: Tensor,
+    queries: Tensor,
+    aim: Tensor,
+    gain: Tensor,
+    rate: Tensor,
+    step: Tensor,
+    weights: Sequence[Tensor],
+) -> tuple[Tensor, ...]:
+    """z of the queries [M n C K] at their places' weights, and the weights [n K+1 F], [n F+1 K] behind them all.
+
+    keys, queries [M n C K+1], aim [M n C K], gain [n 1 K], rate of closing a mini-batch [M n C 1], step [M n C C]:
+    by how much the slope at s (second) has changed the weights that c (first) reads with.
+    """
+    return cast(tuple[Tensor, ...], _Pass.apply(keys, queries, aim, gain.squeeze(1), rate.squeeze(3), step, *weights))
 
 
 class Walk(NamedTuple):

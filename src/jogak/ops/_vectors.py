@@ -88,7 +88,7 @@ class Vector:
         return self.builder.extract_element(x, ir.Constant(INT, 0))
 
 
-def _function(body: Callable[..., None], arrays: int, given: Sequence[types.Type]) -> tuple[Any, Callable[..., Any]]:
+def function(body: Callable[..., None], arrays: int, given: Sequence[types.Type]) -> tuple[Any, Callable[..., Any]]:
     """What numba's `intrinsic` asks for: the types, and what writes `body`, told where its arrays begin."""
 
     def generate(context, builder, signature, arguments):
@@ -131,7 +131,7 @@ def advance(typing, h, rate, b, c, steps, inputs, ys, states, at_b):
             builder.store(v.fused(v.spread(c, n), value, builder.load(total)), total)
         v.store(builder.load(total), ys, none)
 
-    return _function(body, 7, (h, rate, b, c, steps, inputs, ys, states, at_b))
+    return function(body, 7, (h, rate, b, c, steps, inputs, ys, states, at_b))
 
 
 @intrinsic
@@ -153,7 +153,7 @@ def again(typing, hs, decays, rate, b, steps, inputs, states, at_b, k):
             value = v.fused(decay, v.load(hs, now), v.times(put, v.spread(b, n)))
             v.store(value, hs, builder.add(now, size))
 
-    return _function(body, 6, (hs, decays, rate, b, steps, inputs, states, at_b, k))
+    return function(body, 6, (hs, decays, rate, b, steps, inputs, states, at_b, k))
 
 
 @intrinsic
@@ -185,7 +185,7 @@ def back(
             _back(builder, bases, sizes, builder.mul(halves.index, ir.Constant(states.type, HALF)))
 
     given = (g, hs, decays, rate, drate, b, c, db, dc, vectors, states, at_b, k, at_db)
-    return _function(body, 10, given)
+    return function(body, 10, given)
 
 
 def _back(builder: Builder, bases: Sequence[Value], sizes: Sequence[Value], low: Value) -> None:

@@ -12,6 +12,8 @@ Legend: B batch, T time, D channels, N state, L length of a chunk.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -163,6 +165,8 @@ FORMS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
 def _kernel(x: Tensor) -> type[torch.autograd.Function] | None:
     if x.device.type in ("cpu", "meta") and _compiled.AVAILABLE:  # on meta, only what it would allocate
         return _Numba
+    if x.device.type == "cuda" and find_spec("triton"):
+        return _Triton
     return None
 
 
@@ -295,37 +299,42 @@ def _cut(
 # ---------------------------------------------------------------- compiled; a [N D]
 
 
-class _Numba(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,  # noqa: ANN401  # autograd's own context
-        x: Tensor,
-        dt: Tensor,
-        a: Tensor,
-        b: Tensor,
-        c: Tensor,
-        d: Tensor,
-        h0: Tensor,
-        z: Tensor | None,
-        rows: Rows,
-    ) -> tuple[Tensor, Tensor]:
-        from jogak.ops import _numba_selective as kernels
+def _compiled_form(load: Callable[[], Any]) -> type[torch.autograd.Function]:
+    """The form whose kernels `load` imports when it first runs."""
 
-        keep = any(ctx.needs_input_grad)
-        y, end, bounds = kernels.forward(x, dt, a, b, c, d, h0, z, rows.starts, rows.lengths, keep=keep)
-        if keep:
-            ctx.save_for_backward(x, dt, a, b, c, d, z, bounds)
-            ctx.rows = rows
-        return y, end
+    class Form(torch.autograd.Function):
+        @staticmethod
+        def forward(
+            ctx: Any,  # noqa: ANN401  # autograd's own context
+            x: Tensor,
+            dt: Tensor,
+            a: Tensor,
+            b: Tensor,
+            c: Tensor,
+            d: Tensor,
+            h0: Tensor,
+            z: Tensor | None,
+            rows: Rows,
+        ) -> tuple[Tensor, Tensor]:
+            keep = any(ctx.needs_input_grad)
+            y, end, bounds = load().forward(x, dt, a, b, c, d, h0, z, rows.starts, rows.lengths, keep=keep)
+            if keep:
+                ctx.save_for_backward(x, dt, a, b, c, d, z, bounds)
+                ctx.rows = rows
+            return y, end
 
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides the parameters' names
-        ctx: Any,  # noqa: ANN401  # autograd's own context
-        *gradients: Tensor,
-    ) -> tuple[Tensor | None, ...]:
-        from jogak.ops import _numba_selective as kernels
+        @staticmethod
+        @once_differentiable
+        def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides parameters' names
+            ctx: Any,  # noqa: ANN401  # autograd's own context
+            *gradients: Tensor,
+        ) -> tuple[Tensor | None, ...]:
+            x, dt, a, b, c, d, z, bounds = ctx.saved_tensors
+            dy, dh = (g.contiguous() for g in gradients)
+            return *load().backward(x, dt, a, b, c, d, z, bounds, dy, dh, ctx.rows.starts, ctx.rows.lengths), None
 
-        x, dt, a, b, c, d, z, bounds = ctx.saved_tensors
-        dy, dh = (g.contiguous() for g in gradients)
-        return *kernels.backward(x, dt, a, b, c, d, z, bounds, dy, dh, ctx.rows.starts, ctx.rows.lengths), None
+    return Form
+
+
+_Numba = _compiled_form(lambda: import_module("jogak.ops._numba_selective"))
+_Triton = _compiled_form(lambda: import_module("jogak.ops._triton_selective"))

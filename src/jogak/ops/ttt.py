@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from jogak.ops._exact import exact
-from jogak.ops._ttt_scan import EPS, gelu, norm, one, slopes, walk
+from jogak.ops._ttt_scan import EPS, compiled, gelu, norm, one, read, slopes, walk
 
 GROUP = 1 << 26  # floats of inner weights that are kept for the way back; beyond, they are made again
 Result = tuple[Tensor, ...]
@@ -172,10 +172,15 @@ def dual(
         held = None if place is None else [s.flatten(0, 1) for s in sums]
         now = [w.flatten(0, 1) for w in weights]
         ys = []
-        for first, last in _groups(tiles.count, now):
+        # The first mini-batch may have begun before; the same way whether it has or not, it goes by `walk`.
+        start = 1 if compiled(queries, now) else 0
+        groups = [(0, 1)] * start + [(start + a, start + b) for a, b in _groups(tiles.count - start, now)]
+        for first, last in groups:
             part, mine = work.piece(first, last), queries[first:last]
             early = held if first == 0 else None
-            if torch.is_grad_enabled() and last - first < tiles.count and not torch.compiler.is_compiling():
+            if start and first:
+                y, *now = read(part.keys, mine, part.aim, part.gain, part.rate * part.close, part.steps(), now)
+            elif torch.is_grad_enabled() and len(groups) > 1 + start and not torch.compiler.is_compiling():
                 y, *now = checkpoint(_group, part, mine, now, early, use_reentrant=False)
             else:
                 y, *now = _group(part, mine, now, early)
@@ -272,6 +277,11 @@ class _Work:
         keys, aim, rate, close = (x[first:last] for x in (self.keys, self.aim, self.rate, self.close))
         return _Work(keys, aim, rate, close, self.decay, self.gain, self.scale, self.shift)
 
+    def steps(self) -> Tensor:
+        """By how much the slope at s has changed the weights that c, in the same mini-batch, reads with: [M n c s]."""
+        step = self.decay * self.rate.mT
+        return step.tril() if len(self.decay) > 1 else step
+
 
 def _work(k: Tensor, v: Tensor, rate: Tensor, decay: Tensor, scale: Tensor, shift: Tensor, tiles: Tiles) -> _Work:
     rows, heads = k.shape[0], k.shape[2]
@@ -284,6 +294,8 @@ def _work(k: Tensor, v: Tensor, rate: Tensor, decay: Tensor, scale: Tensor, shif
 
 def _groups(count: int, weights: Sequence[Tensor]) -> list[tuple[int, int]]:
     """Bounds of groups of mini-batches whose inner weights fit in GROUP, each as large as the others."""
+    if not count:
+        return []
     most = max(1, GROUP // max(1, sum(w.numel() for w in weights)))
     size = -(-count // -(-count // most))
     return [(first, min(count, first + size)) for first in range(0, count, size)]
@@ -293,9 +305,7 @@ def _group(work: _Work, queries: Tensor, weights: Sequence[Tensor], held: Sequen
     """z(q_t; W_t) [M n C K] of some mini-batches, and the weights behind them; held: G of the first."""
     offsets = None if held is None else [work.close[0] * g for g in held]
     found = walk(work.keys, work.aim, work.gain, work.rate * work.close, weights, offsets)
-    size = queries.shape[2]
-    step = (work.decay * work.rate.mT).tril() if size > 1 else work.decay * work.rate.mT
-    x = queries
+    x, step = queries, work.steps()
     for number, (ws, gradients, given) in enumerate(zip(found.weights, found.slopes, found.given, strict=True)):
         x = one(gelu(x)) if number else x
         seen = (x @ given.mT) * step

@@ -8,20 +8,19 @@ from torch.optim import AdamW
 
 from jogak import config
 from jogak.errors import UserError
+from jogak.models import decay
 
 _STATE = ("exp_avg", "exp_avg_sq", "step")
 
 
 def build(model: nn.Module, train: config.Train) -> AdamW:
-    """Fused AdamW (1711.05101); decay is decoupled and acts on matrices only, not on biases and norms."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if not trained:
+    """Fused AdamW (1711.05101); decay is decoupled and acts on matrices only, not on all of them: `models.decay`."""
+    decayed, kept = decay.split(model)
+    if not decayed and not kept:
         raise UserError("the model has no parameter to train; unfreeze some")
-    matrices = [p for p in trained if p.ndim >= 2]
-    vectors = [p for p in trained if p.ndim < 2]
     groups = [
-        {"params": matrices, "weight_decay": train.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": train.weight_decay},
+        {"params": kept, "weight_decay": 0.0},
     ]
     return AdamW([g for g in groups if g["params"]], lr=train.rate, betas=train.betas, eps=train.eps, fused=True)
 

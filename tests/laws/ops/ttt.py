@@ -45,6 +45,8 @@ LENGTHS = torch.tensor([16, 0, 35], device=DEVICE)
 CASES = [
     *(_case(f"linear-T{n}", n) for n in (1, 2, 15, 16, 17, 65)),
     *(_case(f"mlp-T{n}", n, inner=12) for n in (1, 16, 35)),
+    _case("mlp-T90-wider", 90, inner=40),
+    _case("mlp-large-batches", 70, size=20, inner=33, held=True),
     _case("linear-begun", 35, held=True),
     _case("linear-begun-short", 2, held=True),
     _case("linear-lengths", 35, lengths=LENGTHS),

@@ -2,8 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from jogak import config
+from jogak import config, mixers
 from jogak.errors import UserError
+from jogak.layers.moe import Experts
+from jogak.layers.votes import Votes
+from jogak.models import decay
 from jogak.training import optimiser
 from tests.unit.training.tiny import Tiny
 
@@ -19,6 +22,60 @@ def test_decay_shrinks_matrices_only():
         shrunk = 0.95 if parameter.ndim >= 2 else 1.0
         torch.testing.assert_close(parameter.detach(), before[name] * shrunk, msg=name)
     assert {p.ndim for p in model.parameters()} == {1, 2, 3}
+
+
+# What is pulled towards zero: projections, taps, and the inner models that test-time training starts from. Not there:
+# biases, gains, steps, time constants, decays, skips, and the B of a state space.
+PULLED = {
+    "additive": {"q.weight", "k.weight", "out.weight"},
+    "attention": {"qkv.weight", "out.weight"},
+    "bidirectional": {
+        *("forwards.read", "forwards.output.out.weight", "backwards.read", "backwards.output.out.weight"),
+        "out.weight",
+    },
+    "convolution": {"weight"},
+    "dot": {"k.weight", "out.weight"},
+    "gru": {"cell.weight_ih", "cell.weight_hh"},
+    "linear_attention": {"qkv.weight", "out.weight"},
+    "lstm": {"cell.weight_ih", "cell.weight_hh"},
+    "mamba": {"inner.weight", "conv_weight", "select.weight", "dt_weight", "out.weight"},
+    "mamba2": {"inner.weight", "conv_weight", "out.weight"},
+    "retention": {"inner.weight", "out.weight"},
+    "rglru": {"inner.weight", "conv_weight", "gate_weight", "out.weight"},
+    "rnn": {"cell.weight_ih", "cell.weight_hh"},
+    "s4": {"read", "output.out.weight"},
+    "s4d": {"read", "output.out.weight"},
+    "ttt": {"read.weight", "conv_weight", "rate_weight", "weight_1", "weight_2", "out.weight"},
+}
+OPTIONS = {"ttt": {"inner": "mlp"}, "bidirectional": {"inner": "s4d"}}
+
+
+@pytest.mark.parametrize("name", mixers.names())
+def test_decay_spares_what_is_no_projection(name):
+    cross = name in ("additive", "dot")
+    mixer = mixers.build(name, d_model=64, cross=cross, **OPTIONS.get(name, {}))
+    decayed, kept = decay.split(mixer)
+    names = {id(p): n for n, p in mixer.named_parameters()}
+    pulled, left = ({names[id(p)] for p in group} for group in (decayed, kept))
+    assert pulled | left == set(names.values())
+    assert pulled == PULLED[name]
+    made = optimiser.build(mixer, config.Train(weight_decay=0.5))
+    assert {names[id(p)] for g in made.param_groups if g["weight_decay"] for p in g["params"]} == pulled
+
+
+@pytest.mark.parametrize("name", mixers.names())
+def test_what_is_spared_is_there(name):
+    """A name that no parameter has would spare nothing, in silence."""
+    cross = name in ("additive", "dot")
+    for module in mixers.build(name, d_model=64, cross=cross, **OPTIONS.get(name, {})).modules():
+        own = {n for n, _ in module.named_parameters(recurse=False)}
+        assert set(getattr(module, "undecayed", ())) <= own, f"{name}: {type(module).__name__} names what it has not"
+
+
+def test_biases_of_experts_and_votes_do_not_decay():
+    layers = nn.ModuleList([Experts(8, 16, "relu", 4, 2, bias=True), Votes(8, 3, 2)])
+    names = {id(p): n for n, p in layers.named_parameters()}
+    assert {names[id(p)] for p in decay.split(layers)[1]} == {"0.inner_bias", "0.out_bias", "1.bias"}
 
 
 def test_state_comes_back_to_the_bit():
