@@ -132,7 +132,7 @@ def _open(picture: "str | Path | Image | np.ndarray | Tensor") -> "Image":
     try:
         from PIL import Image, ImageOps
     except ImportError:
-        raise UserError("pictures need pillow; pip install 'jogak[image]'") from None
+        raise UserError("pictures need pillow; pip install 'jogak[pictures]'") from None
     if isinstance(picture, Image.Image):
         return picture
     if isinstance(picture, str | Path):
