@@ -45,7 +45,7 @@ class PreNorm(nn.Module):
         return self.norm(x)
 
     def join(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + self.dropout(y)
+        return self.dropout(y, onto=x)
 
 
 class PostNorm(nn.Module):
@@ -59,7 +59,7 @@ class PostNorm(nn.Module):
         return x
 
     def join(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.norm(x + self.dropout(y))
+        return self.norm(self.dropout(y, onto=x))
 
 
 class Sandwich(nn.Module):
@@ -73,7 +73,7 @@ class Sandwich(nn.Module):
         return self.norm(x)
 
     def join(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + self.dropout(self.norm_after(y))
+        return self.dropout(self.norm_after(y), onto=x)
 
 
 class Plain(nn.Module):
