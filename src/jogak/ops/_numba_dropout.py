@@ -51,7 +51,7 @@ _drop_kernel, _drop_onto_kernel = Kernel(_drop), Kernel(_drop_onto)
 
 
 class Dropped(torch.autograd.Function):
-    """x [...] float32, each number kept with probability 1 - p and scaled by 1 / (1 - p), added onto `onto`, if given."""
+    """x [...] float32, each number kept at a chance of 1 - p and scaled by 1 / (1 - p), onto `onto` if given."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, onto: Tensor | None) -> Tensor:  # noqa: ANN401  # autograd's
