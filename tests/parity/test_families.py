@@ -216,7 +216,7 @@ def test_own_models_go_out(case: Case, tmp_path: Path) -> None:
         parameter.add_(torch.randn_like(parameter) * 0.1)
     wrapped = of_run(tmp_path, own.eval(), came.given, {"pad_token_id": 0})
     export(wrapped, tmp_path / "out")
-    theirs = type(model).from_pretrained(tmp_path / "out")
+    theirs = type(model).from_pretrained(tmp_path / "out", **getattr(wrapped.family, "SETTLED", {}))
     close(own(*inputs.ours), inputs.output(theirs.eval()), inputs.real)
 
 

@@ -12,6 +12,8 @@ for `-`). Nobody edits a list. The file holds
   checkpoint that came in keeps its own config.json);
 - `TOKENIZER`: the class in codecs.vocabularies that reads its older vocabularies, if tokenizer_config.json names none;
   left out for families that have always had a tokenizer.json;
+- `SETTLED` where `transformers` would leave something to chance that is nothing of the model's: fields of config.json
+  with which it does not, for `jogak verify`;
 - `SUPPORTS`: what of the family works, in one line for `jogak list families`;
 - `TINY`: fields of config.json that make a model of a few thousand numbers, by architecture
   (`{"GPT2LMHeadModel": {"n_layer": 2, ...}}`). tests/parity/test_families.py then finds them, and checks logits,

@@ -127,6 +127,9 @@ def _head(given: config.Head) -> dict[str, Any]:
         "units": ("transform", "transform_bias", "bias", "scale", "softcap"),
         "classes": ("classes", "pool", "voters", "dense", "transform", "transform_bias"),
         "vector": ("size", "pool", "pool_id", "pool_norm"),
+        "values": ("size", "bounds", "pool", "voters", "dense", "transform", "transform_bias"),
+        "forecast": ("size", "pool"),
+        "patches": (),
         "none": ("dense", "pool"),
     }[given.kind]
     found = {"kind": given.kind, **{name: getattr(given, name) for name in known}}

@@ -8,6 +8,7 @@ from jogak import config
 from jogak.errors import UserError
 from jogak.models.block import BlockState, Stack, build_stack, with_mixer
 from jogak.models.classifier import Classifier
+from jogak.models.forecaster import Forecaster
 from jogak.models.topologies import Coder, Decoder, Encoder, EncoderDecoder, ModelState, Source
 from jogak.models.towers import Towers
 from jogak.models.undrawn import Undrawn
@@ -19,6 +20,7 @@ __all__ = [
     "Decoder",
     "Encoder",
     "EncoderDecoder",
+    "Forecaster",
     "Model",
     "ModelState",
     "Source",
@@ -30,7 +32,7 @@ __all__ = [
     "with_mixer",
 ]
 
-Model = Encoder | Decoder | EncoderDecoder | Classifier | Towers
+Model = Encoder | Decoder | EncoderDecoder | Classifier | Forecaster | Towers
 TOPOLOGIES: dict[str, type[Encoder] | type[Decoder]] = {
     "encoder": Encoder,
     "decoder": Decoder,
@@ -53,8 +55,10 @@ def build(given: config.Model, vocab_size: int | None = None, *, device: torch.d
         raise UserError("model.vocab_size is not set and no codec says it; set model.vocab_size")
     place = torch.device(device or "cpu")
     with place, Undrawn() if place.type == "meta" else nullcontext():
-        if given.head.kind == "classes":
+        if given.head.kind in ("classes", "values"):
             return Classifier(given, size)
+        if given.head.kind == "forecast":
+            return Forecaster(given, size)
         return TOPOLOGIES[given.topology](given, size)
 
 
