@@ -5,6 +5,7 @@ One test over all files of `jogak.families`; a new one is found by its name, and
 
 import copy
 import json
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -227,8 +228,8 @@ def test_verify(case: Case) -> None:
     assert report.holds, report.table()
     assert report.against == transformers.__version__
     given = read(Checkpoint(path)).given
-    sides = given.topology.split("-")
-    depth = sum(given.stack("encoder" if side == "encoder" else "decoder").depth for side in sides)
+    sides = [(model, side) for model in given.towers or [given] for side in model.topology.split("-")]
+    depth = sum(model.stack("encoder" if side == "encoder" else "decoder").depth for model, side in sides)
     assert len(report.blocks) == depth + len(sides)
     assert max(report.blocks.values()) <= CLOSE
     assert report.departs is None
@@ -265,10 +266,10 @@ def test_fields_of_any_type(case: Case) -> None:
     _, path, _ = case
     checkpoint = Checkpoint(path)
     family, refusals = families.find(checkpoint.model_type), 0
-    for field in checkpoint.config:
-        for value in WRONG:
+    for value in WRONG:
+        for changed in each_field(checkpoint.config, value):
             try:
-                family.read_config(Fields({**checkpoint.config, field: value}, "config.json", checkpoint.entries))
+                family.read_config(Fields(changed, "config.json", checkpoint.entries))
             except UserError as error:
                 refusals += 1
                 told = str(error)
@@ -277,13 +278,21 @@ def test_fields_of_any_type(case: Case) -> None:
     assert refusals > 50
 
 
+def each_field(given: dict[str, Any], value: object, kind: type = object) -> Iterator[dict[str, Any]]:
+    """given once for every field of it or of a section of it that is of a kind, with value there."""
+    for field, before in given.items():
+        if type(before) is dict and field.endswith("_config"):
+            yield from ({**given, field: section} for section in each_field(before, value, kind))
+        if (type(before) is kind or kind is object) and not (kind is int and field.endswith("_id")):
+            yield {**given, field: value}
+
+
 def test_huge_sizes_are_refused_before_they_are_allocated(case: Case) -> None:
     _, path, _ = case
     checkpoint = Checkpoint(path)
-    whole, refusals = checkpoint.config, 0
-    sizes = [n for n, v in whole.items() if isinstance(v, int) and not isinstance(v, bool) and not n.endswith("_id")]
-    for field in sizes:
-        checkpoint.config = {**whole, field: 2**23}
+    refusals = 0
+    for changed in each_field(checkpoint.config, 2**23, int):
+        checkpoint.config = changed
         try:
             plan(checkpoint)  # on the meta device: all that it takes is time
         except UserError:

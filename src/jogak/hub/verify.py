@@ -213,15 +213,18 @@ def _inputs(made: Plan, theirs: Any) -> tuple[list[Tensor], dict[str, Tensor]]: 
 def _coders(model: nn.Module) -> dict[str, Coder]:
     if isinstance(model, Classifier):
         return {model.config.topology: model.coder}
+    if isinstance(model, Towers):
+        return {"vision": model.first.encoder, "text": model.second.encoder}
     return {side: coder for side in ("encoder", "decoder") if (coder := getattr(model, side, None)) is not None}
 
 
 def _blocks(theirs: nn.Module, side: str, coder: Coder) -> Iterable[nn.Module] | None:
-    """The blocks of theirs: its outermost list of as many modules as ours has; None where that is not one alone."""
+    """The blocks of theirs: its outermost list of as many modules as ours has, in the part that is named after side
+    if there is one; None where that is not one alone."""
     lists = {n: m for n, m in theirs.named_modules() if isinstance(m, nn.ModuleList)}
     outer = {n: m for n, m in lists.items() if not any(n.startswith(f"{other}.") for other in lists)}
     fits = {n: m for n, m in outer.items() if len(m) == len(coder.stack.blocks)}
-    named = [m for n, m in fits.items() if side in n.split(".")] or list(fits.values())
+    named = [m for n, m in fits.items() if {side, f"{side}_model"} & set(n.split("."))] or list(fits.values())
     return named[0] if len(named) == 1 else None
 
 

@@ -45,21 +45,21 @@ def build(given: config.Model, vocab_size: int | None = None, *, device: torch.d
 
     Raises: UserError where a mixer does not fit its place, or no vocabulary size is known.
     """
-    if given.towers is not None:
-        with torch.device(device or "cpu"):
-            return Towers(given)
+    place = torch.device(device or "cpu")
+    with place, Undrawn() if place.type == "meta" else nullcontext():
+        return Towers(given) if given.towers is not None else _one(given, vocab_size)
+
+
+def _one(given: config.Model, vocab_size: int | None) -> Model:
+    """The model of one topology."""
     size = vocab_size or given.vocab_size
     if given.input is not None and given.topology != "encoder-decoder" and given.head.kind != "units":
         size = size or 1  # no unit goes in or out
     if size is None:
         raise UserError("model.vocab_size is not set and no codec says it; set model.vocab_size")
-    place = torch.device(device or "cpu")
-    with place, Undrawn() if place.type == "meta" else nullcontext():
-        if given.head.kind in ("classes", "values"):
-            return Classifier(given, size)
-        if given.head.kind == "forecast":
-            return Forecaster(given, size)
-        return TOPOLOGIES[given.topology](given, size)
+    if given.head.kind in ("classes", "values"):
+        return Classifier(given, size)
+    return Forecaster(given, size) if given.head.kind == "forecast" else TOPOLOGIES[given.topology](given, size)
 
 
 def parameter_count(model: torch.nn.Module) -> int:

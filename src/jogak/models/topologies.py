@@ -275,12 +275,20 @@ class EncoderDecoder(Decoder):
         if not self.config.reverse_source:
             memory, state = self.encoder(source, None, context)
             return memory, state.blocks
-        flipped = {n: t.flip(1) for n in ("mask", "segments") if (t := getattr(context, n)) is not None}
+        flipped = {n: t.flip(1) for n in ("mask", "segments", "positions") if (t := getattr(context, n)) is not None}
         memory, state = self.encoder(source.flip(1), None, replace(context, **flipped))
         return memory.flip(1), state.blocks
 
-    def read(self, source: Tensor, source_mask: Tensor | None = None, segments: Tensor | None = None) -> Source:
+    def read(
+        self,
+        source: Tensor,
+        source_mask: Tensor | None = None,
+        segments: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Source:
         """The context in which a decoder reads `source`: encode it, and say where it is padded.
+
+        positions: int64 [M S]; None: counted over real places.
 
         Raises: UserError for packed documents whose states are to be handed over.
         """
@@ -290,7 +298,7 @@ class EncoderDecoder(Decoder):
                 f"model.handover: '{handover}' hands over one state a row, and packed rows hold several documents; "
                 "set train.pack to false"
             )
-        memory, blocks = self._encode(source, Context(mask=source_mask, segments=segments))
+        memory, blocks = self._encode(source, Context(mask=source_mask, segments=segments, positions=positions))
         if self.encoder.input is not None:
             source_mask = self.encoder.input.mask(source_mask)
         handed = None if handover == "memory" else tuple(block.mixer for block in blocks)

@@ -29,7 +29,7 @@ class Towers(nn.Module):
             raise UserError(f"model.towers: vectors of {sizes[0]} and {sizes[1]} numbers; give both one head.size")
         self.config = given
         self.first, self.second = (_tower(tower) for tower in given.towers)
-        self.scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.scale = nn.Parameter(torch.full((), math.log(1 / 0.07)))
 
     def forward(
         self, first: Tensor, second: Tensor, first_mask: Tensor | None = None, second_mask: Tensor | None = None

@@ -59,6 +59,8 @@ class Undrawn(TorchFunctionMode):
                 return first
             if name in POINTWISE and (kind := _kind(args)).is_floating_point and not named:
                 return torch.empty(_together([a.shape for a in args if isinstance(a, Tensor)]), dtype=kind)
+            if name == "norm" and named.get("keepdim") and isinstance(dims := named.get("dim"), tuple):
+                return torch.empty([1 if dim in dims else n for dim, n in enumerate(first.shape)], dtype=first.dtype)
             if name == "repeat" and len(args) - 1 == first.dim() + 1 == 2:
                 return torch.empty(args[1], args[2] * len(first), dtype=first.dtype)
         elif name in ("rand", "randn") and not named:
