@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,9 @@ from jogak.layers.pooling import POOLS
 from jogak.mixers import Context
 from jogak.models import Decoder, Encoder, EncoderDecoder, Model
 from jogak.tasks.contract import Result, results
+
+if TYPE_CHECKING:
+    from jogak.hub.forecast import Forecast
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,17 @@ class Pretrained:
         ids = [[*a.ids, *([] if a.end is None else [a.end])] for a in answers]
         text = [text_of(self, a) for a in answers] if self.has_tokenizer else None
         return Generation(ids, text, [a.score for a in answers], perf_counter() - began)
+
+    def forecast(
+        self, series: Tensor | Sequence[float], ahead: int | None = None, *, samples: int | None = None, seed: int = 0
+    ) -> "Forecast":
+        """How a series goes on: see jogak.hub.forecast.forecast.
+
+        Raises: UserError for a model that does not forecast, or a series that does not fit.
+        """
+        from jogak.hub.forecast import forecast
+
+        return forecast(self, series, ahead, samples=samples, seed=seed)
 
     @torch.inference_mode()
     def embed(self, texts: str | Sequence[str], *, batch: int = 32) -> Tensor:
