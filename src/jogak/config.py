@@ -58,7 +58,7 @@ def _pattern(value: Any) -> Any:  # noqa: ANN401
     return value if isinstance(value, list | tuple) else [value]
 
 
-Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "quick_gelu", "relu2", "tanh"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "quick_gelu", "relu2", "tanh", "linear"]
 
 
 class FeedForward(Strict):
@@ -114,6 +114,8 @@ class Head(Strict):
     dropout: Fraction = 0.0  # of classes, values, forecast and patches: before them
     voters: Positive = 1  # of classes: so many first positions each have scores of their own; their mean counts
     dense: Activation | None = None  # of classes and none: what is pooled goes through a layer with this activation
+    dense_size: Positive | None = None  # of classes: what that layer gives; None: the model's width
+    class_bias: bool = True  # of classes: scores have one
     # of units and classes: a layer with this activation and a norm before the scores
     transform: Activation | None = None
     transform_bias: bool = True

@@ -115,7 +115,8 @@ def waves(model: nn.Module) -> Inputs:
     x = x.masked_fill(~mask, 0)
     lengths = model._get_feat_extract_output_lengths(mask.sum(1))
     real = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
-    return Inputs((x, mask), {"input_values": x, "attention_mask": mask.long()}, real, whole)
+    per_row = "Classification" in type(model).__name__
+    return Inputs((x, mask), {"input_values": x, "attention_mask": mask.long()}, None if per_row else real, whole)
 
 
 def captions(model: nn.Module) -> Inputs:

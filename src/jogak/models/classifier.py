@@ -49,8 +49,9 @@ class Classifier(nn.Module):
             width = head.channels * len(head.widths)
         else:
             self.pool, width = POOLS[head.pool](given.width), given.width
-        self.dense = None if head.dense is None else Dense(width, given.width, head.dense)
-        width = width if self.dense is None else given.width
+        inner = head.dense_size or given.width
+        self.dense = None if head.dense is None else Dense(width, inner, head.dense)
+        width = width if self.dense is None else inner
         self.transform: Transform | None = None
         if head.transform is not None:
             if width != given.width:
@@ -70,7 +71,11 @@ class Classifier(nn.Module):
             raise UserError(
                 "model.head.voters reads first positions as they are; set pool to first, leave out dense and transform"
             )
-        self.head = Votes(width, count, head.voters) if head.voters > 1 else nn.Linear(rows * width, count)
+        self.head = (
+            Votes(width, count, head.voters)
+            if head.voters > 1
+            else nn.Linear(rows * width, count, bias=head.class_bias)
+        )
         initialise(self, given.init, given.width)
 
     def forward(self, ids: Tensor, mask: Tensor | None = None, types: Tensor | None = None) -> Tensor:
