@@ -30,6 +30,7 @@ from jogak.tasks.contract import Result, results
 
 if TYPE_CHECKING:
     from jogak.hub.forecast import Forecast
+    from jogak.hub.transcribe import Heard
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,18 @@ class Pretrained:
         from jogak.hub.forecast import forecast
 
         return forecast(self, series, ahead, samples=samples, seed=seed)
+
+    def transcribe(
+        self, sound: Tensor | Sequence[float], rate: int | None = None, *, beam: int = 1, n_best: int = 1
+    ) -> "list[Heard]":
+        """What is said in samples [time] of one channel, the likeliest text first; rate: samples a second, where they
+        are not the model's. beam: 1 takes the likeliest letters, more search for the likeliest text.
+
+        Raises: UserError for a model that does not write what it hears letter by letter.
+        """
+        from jogak.hub.transcribe import transcriber
+
+        return transcriber(self, beam, n_best).hear(sound, rate)
 
     @torch.inference_mode()
     def embed(self, texts: str | Sequence[str], *, batch: int = 32) -> Tensor:
