@@ -51,7 +51,7 @@ _drop_kernel, _drop_onto_kernel = Kernel(_drop), Kernel(_drop_onto)
 
 
 class Dropped(torch.autograd.Function):
-    """x [...] float32, each number kept with probability 1 - p and scaled by 1 / (1 - p), added onto `onto`, if given."""
+    """x [...] float32, each number kept at a chance of 1 - p and scaled by 1 / (1 - p), onto `onto` if given."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, onto: Tensor | None) -> Tensor:  # noqa: ANN401  # autograd's
@@ -61,7 +61,10 @@ class Dropped(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401  # autograd's own context
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides the parameters' names
+        ctx: Any,  # noqa: ANN401  # autograd's own context
+        grad: Tensor,
+    ) -> tuple[Tensor | None, ...]:
         dx = _run(grad, None, ctx.given) if ctx.needs_input_grad[0] else None
         return dx, None, grad if ctx.needs_input_grad[2] else None
 
