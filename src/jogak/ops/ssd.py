@@ -147,7 +147,7 @@ def _inside(total: Tensor, document: Tensor | None) -> Tensor:
 def step(
     x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, h0: Tensor, rows: Rows = EVERYWHERE
 ) -> tuple[Tensor, Tensor]:
-    """One place without documents, T = 1: the recurrence itself, in one compiled pass where nobody asks for gradients."""
+    """One place without documents, T = 1: the recurrence itself, in one compiled pass where no gradients are kept."""
     kind, held, each = x.dtype, h0.dtype, x.shape[2] // b.shape[2]
     wide = torch.promote_types(kind, torch.float32)
     x, dt, a, b, c, d, h = (t.to(wide) for t in (x[:, 0], dt[:, 0], a, b[:, 0], c[:, 0], d, h0))
