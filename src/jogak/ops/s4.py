@@ -117,7 +117,8 @@ def step(
             change, into = (t.to(dtype) for t in _held(w, p, b, dt))
             h = h + (torch.einsum("rdm,dmn->rdn", h, change) + into * x_t.unsqueeze(-1))
         else:
-            h = _moved(h, x_t, *(t.to(dtype) for t in (w, p, b, dt)), method)
+            w, p, b, dt = (t.to(dtype) for t in (w, p, b, dt))
+            h = _moved(h, x_t, w, p, b, dt, method)
         y = 2 * (_complex(c.to(dtype)) * _modes(h)).real.sum(-1)
     return y.to(x.dtype), h.to(state.dtype)
 

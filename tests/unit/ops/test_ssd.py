@@ -8,6 +8,8 @@ from torch import Tensor
 
 from jogak.ops import _compiled, _numba_ssd, ssd
 
+Given = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
 pytestmark = pytest.mark.skipif(not _compiled.AVAILABLE, reason="numba is not installed")
 
 
@@ -19,12 +21,13 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def _given(batch: int, heads: int, groups: int, width: int, states: int, dtype: torch.dtype) -> list[Tensor]:
+def _given(batch: int, heads: int, groups: int, width: int, states: int, dtype: torch.dtype) -> Given:
     draw = torch.Generator().manual_seed(1)
     shapes = [(batch, 1, heads, width), (batch, 1, heads), (heads,), (batch, 1, groups, states)]
     shapes += [(batch, 1, groups, states), (heads,), (batch, heads, width, states)]
     given = [torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype) for shape in shapes]
-    return [given[0], given[1].abs(), -given[2].abs(), *given[3:]]
+    x, dt, a, b, c, d, h = given
+    return x, dt.abs(), -a.abs(), b, c, d, h
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -43,11 +46,12 @@ def test_one_pass_is_the_reference(
 
     monkeypatch.setattr(_numba_ssd, "step", counted)
     y, h = ssd.step(*given)
-    expected_y, expected_h = ssd.reference(*(t.double() for t in given))
-    close = {"atol": 1e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 1e-11, "rtol": 1e-11}
+    x, dt, a, b, c, d, h0 = (t.double() for t in given)
+    expected_y, expected_h = ssd.reference(x, dt, a, b, c, d, h0)
+    close = 1e-4 if dtype == torch.float32 else 1e-11
     assert calls == [threads]
-    torch.testing.assert_close(y.double(), expected_y, **close)
-    torch.testing.assert_close(h.double(), expected_h, **close)
+    torch.testing.assert_close(y.double(), expected_y, atol=close, rtol=close)
+    torch.testing.assert_close(h.double(), expected_h, atol=close, rtol=close)
     assert torch.equal(given[-1], before)
 
 

@@ -1,0 +1,18 @@
+"""How many inputs are decoded together."""
+
+from jogak.decoding import search
+from tests.unit.decoding.writers import decoder
+
+
+def test_large_states_make_small_batches(monkeypatch):
+    model = decoder("mamba2")
+    largest = max(block.mixer.init_state(1, device="meta").nbytes for block in model.decoder.stack.blocks)
+    monkeypatch.setattr(search, "HELD", 12 * largest)
+    assert search.together(model, 64, 1) == 12
+    assert search.together(model, 64, 5) == 2
+    assert search.together(model, 8, 1) == 8
+    assert search.together(model, 64, 100) == 1
+
+
+def test_other_devices_take_what_was_asked():
+    assert search.together(decoder().to("meta"), 64, 100) == 64
