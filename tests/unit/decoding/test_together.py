@@ -1,11 +1,13 @@
 """How many inputs are decoded together."""
 
 from jogak.decoding import search
+from jogak.models import Decoder
 from tests.unit.decoding.writers import decoder
 
 
 def test_large_states_make_small_batches(monkeypatch):
     model = decoder("mamba2")
+    assert isinstance(model, Decoder)
     largest = max(block.mixer.init_state(1, device="meta").nbytes for block in model.decoder.stack.blocks)
     monkeypatch.setattr(search, "HELD", 12 * largest)
     assert search.together(model, 64, 1) == 12
@@ -15,4 +17,6 @@ def test_large_states_make_small_batches(monkeypatch):
 
 
 def test_other_devices_take_what_was_asked():
-    assert search.together(decoder().to("meta"), 64, 100) == 64
+    model = decoder().to("meta")
+    assert isinstance(model, Decoder)
+    assert search.together(model, 64, 100) == 64
