@@ -18,9 +18,10 @@ from jogak.decoding.processors import Chain, Forbidden
 from jogak.decoding.sampling import Start
 from jogak.errors import UserError
 from jogak.mixers import EMPTY, Context
-from jogak.models import ModelState
+from jogak.models import Decoder, ModelState
 
 COMPACT = 0.25  # a batch is made smaller once this share of its sentences is done
+HELD = 12 << 20  # bytes of a block's state, of which a few at a time stay with C's allocator from step to step
 
 
 class Decodes(Protocol):
@@ -82,6 +83,19 @@ class Settings:
 
     def score(self, log_prob: float, length: int) -> float:
         return log_prob / (length if self.by_length else (5 + length) / 6) ** self.length_penalty
+
+
+def together(model: Decoder, wanted: int, rows: int) -> int:
+    """How many of `wanted` inputs, each of so many rows, to decode together: no more than are quick together.
+
+    Every step makes a new state. On a CPU a large one is asked of the system each time, page by page, which can take
+    longer than filling it; what grows with the answer is left out here, since it is not made anew.
+    """
+    if next(model.parameters()).device.type != "cpu":
+        return wanted
+    blocks = model.decoder.stack.blocks
+    largest = max((block.mixer.init_state(1, device="meta").nbytes for block in blocks), default=0)
+    return max(1, min(wanted, HELD // max(1, largest * rows)))
 
 
 @torch.inference_mode()

@@ -118,7 +118,7 @@ def step(
             h = h + (torch.einsum("rdm,dmn->rdn", h, change) + into * x_t.unsqueeze(-1))
         else:
             w, p, b, dt = (t.to(dtype) for t in (w, p, b, dt))
-            h = h + _numbers(_change(_modes(h), x_t, w, p, b, dt, method))
+            h = _moved(h, x_t, w, p, b, dt, method)
         y = 2 * (_complex(c.to(dtype)) * _modes(h)).real.sum(-1)
     return y.to(x.dtype), h.to(state.dtype)
 
@@ -253,6 +253,27 @@ def _change(h: Tensor, x: Tensor, w: Tensor, p: Tensor, b: Tensor, dt: Tensor, m
     eye = torch.eye(low.shape[1], dtype=inside.dtype, device=inside.device)
     weights = torch.linalg.solve(eye + inside, _inner(low, solved).unsqueeze(-1)).squeeze(-1)
     return solved - (weights.unsqueeze(-1) * spread).sum(-2)
+
+
+def _moved(h: Tensor, x: Tensor, w: Tensor, p: Tensor, b: Tensor, dt: Tensor, method: str) -> Tensor:
+    """A_ h + B_ x [R D N], of h [R D N] over real numbers: what `_change` says, read from h in as few passes as go.
+
+    What is small where A_ is near I is small here too: E = dt S w on the diagonal, and P* h, P* E h times dt S P. The
+    weights of a dt S P are linear in both: P* (E h - dt S P (P* h) + dt S B x) is P* of what is solved.
+    """
+    alpha, step, low, rank = discretise.ALPHA[method], dt.unsqueeze(-1), _complex(p), p.shape[1]
+    small = step / (1 - alpha * step * _complex(w))  # dt S
+    diagonal, out, into = small * _complex(w), small.unsqueeze(1) * low, small * _complex(b)
+    # P* and P* E as columns over real numbers: 2 Re(conj(a) h) is a sum over both parts of a and h.
+    columns = 2 * _numbers(torch.cat([low, low * diagonal.conj().unsqueeze(1)], 1))  # [D 2Q N]
+    seen = torch.einsum("rdn,dqn->rdq", h, columns)
+    within, drive = _inner(low, out.transpose(0, 1)).permute(1, 2, 0), _inner(low, into.unsqueeze(0)).squeeze(0)
+    solved = seen[..., rank:] - torch.einsum("rdq,dpq->rdp", seen[..., :rank], within) + drive * x.unsqueeze(-1)
+    eye = torch.eye(rank, dtype=h.dtype, device=h.device)
+    weights = torch.linalg.solve(eye + alpha * within, solved.unsqueeze(-1)).squeeze(-1)
+    factors = torch.cat([-seen[..., :rank] - alpha * weights, x.unsqueeze(-1)], -1)
+    change = torch.einsum("rdq,dqn->rdn", factors, _numbers(torch.cat([out, into.unsqueeze(1)], 1)))
+    return h + (change + _numbers(diagonal * _modes(h)))
 
 
 def _inner(low: Tensor, h: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from jogak.errors import UserError, nearest
+from jogak.ops import _compiled, _numba_ssd
 from jogak.ops.scan import scan
 from jogak.ops.selective_scan import EVERYWHERE, Rows
 
@@ -146,14 +147,23 @@ def _inside(total: Tensor, document: Tensor | None) -> Tensor:
 def step(
     x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, h0: Tensor, rows: Rows = EVERYWHERE
 ) -> tuple[Tensor, Tensor]:
-    """One place without documents, T = 1: the recurrence itself."""
+    """One place without documents, T = 1: the recurrence itself, in one compiled pass where no gradients are kept."""
     kind, held, each = x.dtype, h0.dtype, x.shape[2] // b.shape[2]
     wide = torch.promote_types(kind, torch.float32)
     x, dt, a, b, c, d, h = (t.to(wide) for t in (x[:, 0], dt[:, 0], a, b[:, 0], c[:, 0], d, h0))
+    if _in_one_pass(x, dt, a, b, c, d, h):
+        y, h = _numba_ssd.step(x, dt, a, b, c, d, h)
+        return y.unsqueeze(1).to(kind), h.to(held)
     b, c = (t.repeat_interleave(each, 1) if each > 1 else t for t in (b, c))
     h = torch.exp(dt * a)[:, :, None, None] * h + (dt.unsqueeze(2) * x).unsqueeze(3) * b.unsqueeze(2)
     y = (h * c.unsqueeze(2)).sum(3) + d.unsqueeze(1) * x
     return y.unsqueeze(1).to(kind), h.to(held)
+
+
+def _in_one_pass(*given: Tensor) -> bool:
+    if torch.compiler.is_compiling() or not _compiled.AVAILABLE or given[0].device.type != "cpu":
+        return False
+    return not (torch.is_grad_enabled() and any(t.requires_grad for t in given))
 
 
 def auto(

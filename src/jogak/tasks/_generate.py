@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from jogak.decoding.answers import Generation
 from jogak.decoding.generate import Generator
+from jogak.decoding.search import together
 from jogak.decoding.settings import Sampling
 from jogak.errors import UserError
 
@@ -70,8 +71,10 @@ class Sampler:
             self._check(text, name)
         inputs = [self.generator.encode(text) for text in texts]
         order = sorted(range(len(texts)), key=lambda number: len(inputs[number]))
-        for first in range(0, len(order), self.batch):
-            some = order[first : first + self.batch]
+        rows = max(self.asked.beam, self.asked.best_of or self.asked.n)
+        batch = together(self.generator.model, self.batch, rows)
+        for first in range(0, len(order), batch):
+            some = order[first : first + batch]
             slots = [codec.encode_source(texts[n]).slots if self.generator.reads_source else {} for n in some]
             answers = self.generator.generate([inputs[n] for n in some], self.asked, slots=slots, done=done)
             for number, given, ours in zip(some, answers, slots, strict=True):

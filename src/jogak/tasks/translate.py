@@ -22,7 +22,7 @@ from jogak.data.splitting import Splitting
 from jogak.data.tokens import Limits, TokenStore
 from jogak.decoding.generate import Generator
 from jogak.decoding.prefix import PrefixCache
-from jogak.decoding.search import Hypothesis, Settings, search
+from jogak.decoding.search import Hypothesis, Settings, search, together
 from jogak.decoding.settings import of_recipe
 from jogak.errors import UserError
 from jogak.models import EncoderDecoder
@@ -93,8 +93,9 @@ class Translator:
         resting = self.model.training
         self.model.eval()
         try:
-            for start in range(0, len(order), self.decode.batch):
-                chosen = order[start : start + self.decode.batch]
+            batch = together(self.model, self.decode.batch, self.decode.beam)
+            for start in range(0, len(order), batch):
+                chosen = order[start : start + batch]
                 for index, answers in zip(chosen, self._translate([encoded[i] for i in chosen]), strict=True):
                     found[index] = answers
                 done(len(chosen))
