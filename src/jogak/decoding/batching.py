@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from jogak.decoding.answers import Piece
+from jogak.decoding.constrain import Constraint
 from jogak.decoding.generate import Generator
 from jogak.decoding.job import Job
 from jogak.decoding.processors import Chain, Forbidden
@@ -27,6 +28,15 @@ from jogak.models import ModelState
 from jogak.models.block import BlockState
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A request that was found to be one that can be answered."""
+
+    ids: list[int]
+    asked: Sampling
+    constraint: Constraint | None
+
+
 @dataclass
 class _Request:
     """What was asked for, and how far it has come."""
@@ -35,10 +45,6 @@ class _Request:
     job: Job
     rows: list[Row]
     heard: list[list[Token]]
-    open: int = field(init=False)  # answers that go on
-
-    def __post_init__(self) -> None:
-        self.open = len(self.rows)
 
 
 @dataclass
@@ -60,11 +66,18 @@ class _Reading:
     """A request whose prompt is being read: the state after `read` of its ids."""
 
     number: int
-    ids: list[int]
-    asked: Sampling
+    given: Prepared
     read: int = 0
     cached: int = 0
     state: ModelState | None = None
+
+    @property
+    def ids(self) -> list[int]:
+        return self.given.ids
+
+    @property
+    def asked(self) -> Sampling:
+        return self.given.asked
 
 
 class Batcher:
@@ -96,15 +109,28 @@ class Batcher:
     def submit(self, ids: Sequence[int], asked: Sampling | None = None, **changes: Any) -> int:  # noqa: ANN401
         """Take a request; its number, which its pieces carry.
 
-        Raises: UserError for what does not fit, and for ways of decoding that know no answer before the end.
+        Raises: UserError as `prepare`.
+        """
+        return self.take(self.prepare(ids, asked, **changes))
+
+    def prepare(self, ids: Sequence[int], asked: Sampling | None = None, **changes: Any) -> Prepared:  # noqa: ANN401
+        """Look a request over, and make its constraint. Nothing of the batch is touched: any thread may do this.
+
+        Raises: UserError for what does not fit, a constraint that cannot be used, and for ways of decoding that know
+        no answer before the end.
         """
         (wanted,) = self.made.streamable([ids], asked, changes)
         if wanted.penalty_alpha or wanted.draft_tokens:
             raise UserError("penalty_alpha and draft_tokens are for one request alone; use Generator.generate")
         if wanted.n > self.rows:
             raise UserError(f"n ({wanted.n}) cannot be more than the {self.rows} rows of the batch")
+        before = [self.made.codec.bos_id] if self.made.reads_source else ids
+        return Prepared(list(ids), wanted, self.made.constraints.of(wanted, before))
+
+    def take(self, given: Prepared) -> int:
+        """Take a request that `prepare` of this batch gave; its number."""
         self._count += 1
-        self._waiting[self._count] = _Reading(self._count, list(ids), wanted)
+        self._waiting[self._count] = _Reading(self._count, given)
         return self._count
 
     def cancel(self, number: int) -> None:
@@ -143,14 +169,16 @@ class Batcher:
             reading = next(iter(self._waiting.values()))
             if len(self._running) + reading.asked.n > self.rows:
                 return
+            free = replace(reading.asked, regex=None, json_schema=None, grammar=None)  # its constraint is made already
             if self.made.reads_source:
                 budget -= len(reading.ids)
-                job = self.made.begin(reading.ids, reading.asked)
+                job = self.made.begin(reading.ids, free)
             else:
                 budget -= self._read_on(reading, budget)
                 if reading.read < len(reading.ids):
                     return
-                job = self.made.begin(reading.ids, reading.asked, reading.state, reading.cached)
+                job = self.made.begin(reading.ids, free, reading.state, reading.cached)
+            job.constraints = [reading.given.constraint]
             del self._waiting[reading.number]
             self._join(job, reading)
 
@@ -245,7 +273,7 @@ class Batcher:
         return unit, found, lost
 
     def _tell(self, found: list[Token], lost: dict[int, str]) -> tuple[list[Piece], list[bool]]:
-        """A piece for every row, and which rows go on; a row whose answer is not what it must be says so instead."""
+        """A piece for every row, and which rows go on; a row whose answer is not what it must be says so besides."""
         pieces: list[Piece] = []
         for running, token in zip(self._running, found, strict=True):
             request, heard = running.request, running.request.heard[running.choice]
@@ -255,9 +283,18 @@ class Batcher:
                     raise UserError(lost[token.row])
                 piece = request.job.piece(running.choice, running.row, [token], heard, len(request.rows))
             except UserError as error:
-                piece = Piece(running.choice, "", reason="length", error=str(error))
-            pieces.append(replace(piece, request=request.number))
+                piece = self._short(running, token, str(error), token.row not in lost)
+            first = running.steps == 1
+            pieces.append(replace(piece, request=request.number, cached=request.job.cached[0] if first else 0))
         return pieces, [piece.reason is None for piece in pieces]
+
+    def _short(self, running: _Running, token: Token, why: str, whole: bool) -> Piece:
+        """The last piece of an answer that is not what it must be; whole: whether its last unit belongs to it."""
+        if not whole or running.row.writing is None:
+            return Piece(running.choice, "", reason="length", error=why)
+        text = running.row.writing.take() + running.row.writing.finish()
+        top = (token.top,) if running.row.settings.logprobs else ()
+        return Piece(running.choice, text, (token.id,), (token.log_prob,), top, token.reason, error=why)
 
 
 # ---------------------------------------------------------------- states of several batches as one
