@@ -8,7 +8,7 @@ Legend: B rows that run, V vocabulary, T units of history.
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
