@@ -1,18 +1,15 @@
 """The application: every route, and what it calls."""
 
 import asyncio
-import base64
 import json
 import mimetypes
-import struct
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
 from jogak import __version__
@@ -20,73 +17,18 @@ from jogak.api import Model
 from jogak.errors import UserError, nearest
 from jogak.hub.pretrained import Pretrained
 from jogak.looking.page import hashes
-from jogak.serving import errors, schema
+from jogak.serving import errors, schema, tasks
 from jogak.serving.engine import Engine
 from jogak.serving.errors import Refused
 from jogak.serving.gate import Gate
 from jogak.serving.metrics import Meter
 from jogak.serving.served import Served
 from jogak.serving.settings import Settings
+from jogak.serving.strict import StrictRoute
 from jogak.serving.writing import Stream, Writing, unless_left
 
-AT_ONCE = 8  # texts of a task that are answered in one turn of the engine
-LEFT = 499  # nobody reads it
-DEEPEST = 200  # brackets within brackets
+GONE = Response(status_code=499)  # nobody reads it
 PAGE = {"page.js", "words.js", "page.css"}
-
-
-class StrictRequest(Request):
-    """Its body is JSON in UTF-8, without numbers that JSON does not have."""
-
-    async def json(self) -> Any:  # noqa: ANN401
-        if not hasattr(self, "_read"):
-            self._read = _parse(await self.body())
-        return self._read
-
-
-class StrictRoute(APIRoute):
-    """Reads the body before anything else, so that what is wrong with it is told as it is."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handler = super().get_route_handler()
-
-        async def strict(request: Request) -> Response:
-            request = StrictRequest(request.scope, request.receive)
-            if request.method == "POST":
-                kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-                if kind != "application/json":
-                    raise Refused(415, "the body must be JSON; send it as Content-Type: application/json")
-                await request.json()
-            return await handler(request)
-
-        return strict
-
-
-def _parse(raw: bytes) -> Any:  # noqa: ANN401
-    def no_number(name: str) -> None:
-        raise ValueError(f"{name} is no number in JSON")
-
-    try:
-        text = raw.decode("utf-8")
-        if max_depth(text) > DEEPEST:
-            raise ValueError(f"it is nested deeper than {DEEPEST} brackets")
-        return json.loads(text, parse_constant=no_number)
-    except UnicodeDecodeError as error:
-        raise Refused(400, f"the body is not UTF-8 at byte {error.start}", code="invalid_json") from None
-    except (ValueError, RecursionError) as error:
-        raise Refused(400, f"the body is not JSON: {error}", code="invalid_json") from None
-
-
-def max_depth(text: str) -> int:
-    """At most how many brackets are open at once (those within strings are counted too)."""
-    depth = deepest = 0
-    for character in text:
-        if character in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in "]}":
-            depth -= 1
-    return deepest
 
 
 class Server:
@@ -118,7 +60,7 @@ class Server:
             return Stream(writing)
         answer = await unless_left(request, asyncio.ensure_future(writing.whole()))
         if answer is None:
-            return Response(status_code=LEFT)
+            return GONE
         note["output"] = answer["usage"]["completion_tokens"]
         return JSONResponse(answer)
 
@@ -191,103 +133,41 @@ def _written(server: Server) -> APIRouter:
         """How texts go on; of a model that reads a source (a translator), its answers to them."""
         return await server.write(asked, request)
 
-    @router.post("/v1/embeddings", responses={200: {"model": schema.EmbeddingsWritten}})
-    async def embeddings(asked: schema.EmbeddingsAsked, request: Request) -> Response:
-        """A vector for each text."""
-        served = server.find(asked.model)
-        server.check_count("input", asked.input)
-        model = served.model
-        if not served.embeds or not isinstance(model, Pretrained):
-            raise UserError(f"model '{served.name}' gives no embeddings; an encoder of text from a checkpoint does")
-        found = await server.call(request, lambda: _embedded(model, asked, served))
-        return Response(status_code=LEFT) if found is None else JSONResponse(found)
-
     return router
-
-
-def _embedded(model: Pretrained, asked: schema.EmbeddingsAsked, served: Served) -> dict[str, Any]:
-    rows = model.encode(asked.input)
-    for number, row in enumerate(rows):
-        if not asked.input[number] or not row:
-            raise UserError(f"input[{number}] is empty; give a text")
-        if len(row) > model.max_length:
-            raise UserError(
-                f"input[{number}] has {len(row)} tokens, and the model reads {model.max_length}; shorten it"
-            )
-    if asked.dimensions not in (None, model.config.width):
-        raise UserError(f"dimensions must be {model.config.width}, the model's own, got {asked.dimensions}")
-    vectors = model.embed(asked.input).tolist()
-    if asked.encoding_format == "base64":
-        vectors = [base64.b64encode(struct.pack(f"<{len(v)}f", *v)).decode("ascii") for v in vectors]
-    count = sum(map(len, rows))
-    return {
-        "object": "list",
-        "model": served.name,
-        "data": [{"object": "embedding", "index": n, "embedding": v} for n, v in enumerate(vectors)],
-        "usage": {"prompt_tokens": count, "total_tokens": count},
-    }
 
 
 def _others(server: Server) -> APIRouter:
     """Every other task, and looking inside."""
     router = APIRouter(route_class=StrictRoute, responses=FAILURES)
 
+    @router.post("/v1/embeddings", responses={200: {"model": schema.EmbeddingsWritten}})
+    async def embeddings(asked: schema.EmbeddingsAsked, request: Request) -> Response:
+        """A vector for each text."""
+        served = server.find(asked.model)
+        server.check_count("input", asked.input)
+        found = await server.call(request, lambda: tasks.embedded(served, asked))
+        return GONE if found is None else JSONResponse(found)
+
     @router.post("/v1/run", responses={200: {"model": schema.RunWritten}})
     async def run(asked: schema.RunAsked, request: Request) -> Response:
         """The model's own task on each text: translate, classify, go on, compare."""
-        served = server.find(asked.model)
+        served, found = server.find(asked.model), list[dict[str, Any]]()
         server.check_count("input", asked.input)
-        if "run" not in served.abilities:
-            raise UserError(f"model '{served.name}' does not read text; in Python, model.module takes numbers")
-        for number, text in enumerate(asked.input):
-            if len(text) > 16 * server.settings.max_prompt:
-                raise UserError(f"input[{number}] has {len(text)} characters, more than are allowed; shorten it")
-        together = 1 if not served.embeds else len(asked.input)  # which are compared with one another
-        found: list[dict[str, Any]] = []
-        step = max(together, AT_ONCE)
-        for begin in range(0, len(asked.input), step):
-            part = asked.input[begin : begin + step]
-            where = [f"input[{n}]" for n in range(begin, begin + len(part))]
-            answers = await server.call(request, lambda p=part, w=where: served.predictor(asked.settings)(p, w))
+        for turn in tasks.turns(served, asked):
+            answers = await server.call(request, turn)
             if answers is None:
-                return Response(status_code=LEFT)
-            for answer in answers:
-                found.append({"index": len(found), "answers": [a.plain() for a in answer], "faults": answer[0].faults})
-        content = {"object": "list", "model": served.name, "task": served.task, "data": found}
-        return Response(_json(content), media_type="application/json")
+                return GONE
+            found += answers
+        return Response(tasks.told(served, found), media_type="application/json")
 
     @router.post("/v1/look", response_class=HTMLResponse, responses={200: {"content": {"text/html": {}}}})
     async def look(asked: schema.LookAsked, request: Request) -> Response:
         """Every attention map of an answer, as a page that needs nothing else."""
         served = server.find(asked.model)
-        ids, answer = asked.prompt_token_ids, asked.token_ids
-        if (asked.input is None) == (ids is None) or (ids is None) != (answer is None):
-            raise UserError("give either input, or prompt_token_ids and token_ids of an answer")
-        text = asked.input
-
-        def made() -> str:
-            if text is not None:
-                if not text.strip():
-                    raise UserError("input is empty; give a text to look at")
-                panels, output = served.look_at(text)
-                return served.page(panels, text, output, asked.language)
-            return served.page(served.look(ids or [], answer or []), "", "", asked.language)
-
-        if "look" not in served.abilities:
-            raise UserError(f"model '{served.name}' does not read text, so that there is nothing to look at")
-        page = await server.call(request, made)
-        return Response(status_code=LEFT) if page is None else HTMLResponse(page)
+        page = await server.call(request, lambda: tasks.looked(served, asked))
+        return GONE if page is None else HTMLResponse(page)
 
     return router
-
-
-def _json(content: object) -> bytes:
-    """As JSON; what is no number in JSON is null."""
-    try:
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, default=str)
-    except ValueError:
-        text = json.dumps(json.loads(json.dumps(content, default=str), parse_constant=lambda name: None))
-    return text.encode("utf-8", "replace")
 
 
 def _told(server: Server) -> APIRouter:

@@ -100,6 +100,14 @@ _TYPES = {
 }
 
 
+_SIZES = {
+    "too_short": "must have at least {min_length} entries",
+    "too_long": "must have at most {max_length} entries",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+}
+
+
 def invalid(path: str, errors: Sequence[Mapping[str, Any]]) -> Refused:
     """The first mistake in a request's body: its field, what it must be, what it is."""
     error = errors[0]

@@ -68,14 +68,14 @@ class Gate:
                     421, "this server does not go by that name; call it as localhost, or start it with --host"
                 )
         path = scope["path"]
-        if self.key is not None and path not in OPEN and not path.startswith("/page/"):
-            if not hmac.compare_digest(headers.get(b"authorization", b""), self.key):
-                raise Refused(
-                    401,
-                    "the API key is missing or wrong; send it as 'Authorization: Bearer KEY'",
-                    code="invalid_api_key",
-                    headers={"WWW-Authenticate": "Bearer"},
-                )
+        closed = self.key is not None and path not in OPEN and not path.startswith("/page/")
+        if closed and not hmac.compare_digest(headers.get(b"authorization", b""), self.key or b""):
+            raise Refused(
+                401,
+                "the API key is missing or wrong; send it as 'Authorization: Bearer KEY'",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
         """`receive`, which refuses a body beyond what is allowed, as it is announced or as it comes."""

@@ -307,13 +307,11 @@ def _settings(asked: schema.ChatAsked | schema.CompletionAsked) -> dict[str, Any
         given["logprobs"] = asked.top_logprobs if asked.logprobs else None
     else:
         given["logprobs"] = asked.logprobs
-        if asked.best_of is not None and asked.best_of != asked.n:
-            if asked.best_of < asked.n or asked.stream:
-                raise UserError(
-                    f"best_of ({asked.best_of}) cannot be less than n ({asked.n})"
-                    if asked.best_of < asked.n
-                    else "best_of knows no answer before the end, so that nothing can be streamed; leave out one of them"
-                )
+        if asked.best_of is not None and asked.best_of < asked.n:
+            raise UserError(f"best_of ({asked.best_of}) cannot be less than n ({asked.n})")
+        if asked.best_of is not None and asked.best_of > asked.n:
+            if asked.stream:
+                raise UserError("best_of knows no answer before the end; leave out stream")
             given["n"] = asked.best_of
     given["stop"] = None if asked.stop is None else tuple(asked.stop)
     given["bad_words"] = None if asked.bad_words is None else tuple(asked.bad_words)
