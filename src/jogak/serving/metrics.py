@@ -13,25 +13,31 @@ class Meter:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        given = {"registry": self.registry}
-        self.requests = Counter("jogak_requests", "Requests answered.", ["route", "status"], **given)
+        registry = self.registry
+        self.requests = Counter("jogak_requests", "Requests answered.", ["route", "status"], registry=registry)
         self.seconds = Histogram(
-            "jogak_request_seconds", "From a request's arrival to its last byte.", ["route"], buckets=SLOW, **given
+            "jogak_request_seconds",
+            "From a request's arrival to its last byte.",
+            ["route"],
+            buckets=SLOW,
+            registry=registry,
         )
-        self.prompt = Counter("jogak_prompt_tokens", "Units of prompts.", ["model"], **given)
-        self.cached = Counter("jogak_cached_tokens", "Those of them that the prefix cache had.", ["model"], **given)
-        self.output = Counter("jogak_output_tokens", "Units written.", ["model"], **given)
+        self.prompt = Counter("jogak_prompt_tokens", "Units of prompts.", ["model"], registry=registry)
+        self.cached = Counter(
+            "jogak_cached_tokens", "Those of them that the prefix cache had.", ["model"], registry=registry
+        )
+        self.output = Counter("jogak_output_tokens", "Units written.", ["model"], registry=registry)
         self.first = Histogram(
-            "jogak_first_token_seconds", "From a request to its first unit.", ["model"], buckets=SLOW, **given
+            "jogak_first_token_seconds", "From a request to its first unit.", ["model"], buckets=SLOW, registry=registry
         )
         self.between = Histogram(
-            "jogak_inter_token_seconds", "Between two units of an answer.", ["model"], buckets=QUICK, **given
+            "jogak_inter_token_seconds", "Between two units of an answer.", ["model"], buckets=QUICK, registry=registry
         )
         self.ended = Counter(
             "jogak_answers",
             "Requests for text by how they ended: done, cancelled, timeout, failed, refused.",
             ["model", "outcome"],
-            **given,
+            registry=registry,
         )
         self._gauges: list[Gauge] = []
 
