@@ -123,9 +123,11 @@ def invalid(path: str, errors: Sequence[Mapping[str, Any]]) -> Refused:
     if error["type"] == "missing":
         return Refused(400, f"{param} is missing; add it", param=name, code="missing")
     must = _TYPES.get(error["type"]) or _range(kind, where, error)
-    message = (
-        f"must be {must}" if must else error["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    )
+    message = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if must is not None:
+        message = f"must be {must}"
+    elif error["type"] in _SIZES:
+        message = _SIZES[error["type"]].format_map(error["ctx"])
     return Refused(400, f"{param} {message}{_got(error.get('input'))}", param=name, code="invalid")
 
 

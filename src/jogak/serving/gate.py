@@ -33,23 +33,18 @@ class Gate:
         note: dict[str, Any] = {}
         scope.setdefault("state", {})["note"] = note
 
+        begun = False
+
         async def told(message: Message) -> None:
-            nonlocal status
+            nonlocal status, begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, begun = message["status"], True
                 message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
             await send(message)
 
-        begun = False
-
-        async def watched(message: Message) -> None:
-            nonlocal begun
-            begun = begun or message["type"] == "http.response.start"
-            await told(message)
-
         try:
             self._check(scope)
-            await self.app(scope, self._limited(scope, receive), watched)
+            await self.app(scope, self._limited(scope, receive), told)
         except Exception as error:
             if not begun:
                 await refused(error).response()(scope, receive, told)
@@ -64,9 +59,7 @@ class Gate:
         if names is not None:
             host = headers.get(b"host", b"").decode("latin-1")
             if _bare(host) not in names:
-                raise Refused(
-                    421, "this server does not go by that name; call it as localhost, or start it with --host"
-                )
+                raise Refused(421, "the server does not go by that name; call it localhost, or name it with --name")
         path = scope["path"]
         closed = self.key is not None and path not in OPEN and not path.startswith("/page/")
         if closed and not hmac.compare_digest(headers.get(b"authorization", b""), self.key or b""):
