@@ -351,6 +351,7 @@ function closeMap() {
   byId("map").removeAttribute("src");
   byId("attention").hidden = true;
   byId("desk").classList.remove("looking");
+  byId("settings").open = true;
 }
 
 // ------------------------------------------------------------ the page as a whole

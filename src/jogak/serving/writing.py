@@ -157,9 +157,8 @@ class Writing:
         An error that comes too late for a status of its own is an event.
         """
         try:
-            if self.chat:
-                begin = [self._piece(n, {"role": "assistant", "content": ""}) for n in range(len(self.choices))]
-                yield b"".join(_event(self._envelope([one])) for one in begin)
+            if begun := b"".join(self._begun(number) for number in range(len(self.choices))):
+                yield begun
             offsets = [0] * len(self.choices)
             async for heard in self._heard():
                 parts: list[bytes] = []
@@ -191,10 +190,15 @@ class Writing:
             found.append(_event(self._envelope([told])))
         if piece.reason is not None:
             told = {**self._piece(number, {} if self.chat else ""), "finish_reason": FINISH[piece.reason]}
-            if self.asked.return_token_ids:
-                told["prompt_token_ids"] = self.prompts[number // self.prompts[0].asked.n].ids
             found.append(_event(self._envelope([told])))
         return found
+
+    def _begun(self, number: int) -> bytes:
+        """What is told of an answer before there is any of it."""
+        told = self._piece(number, {"role": "assistant", "content": ""} if self.chat else "")
+        if self.asked.return_token_ids:
+            told |= {"prompt_token_ids": self.prompts[number // self.prompts[0].asked.n].ids, "token_ids": []}
+        return _event(self._envelope([told])) if self.chat or self.asked.return_token_ids else b""
 
     def _piece(self, number: int, content: dict[str, str] | str) -> dict[str, Any]:
         part = {"delta": content} if self.chat else {"text": content}
