@@ -33,6 +33,7 @@ class Stopping(uvicorn.Server):
             await super().shutdown(sockets)
         finally:
             late.cancel()
+            self._captured_signals.clear()  # it was told to stop and has: that is no failure
 
 
 def names_of(models: Sequence[str]) -> dict[str, str]:
