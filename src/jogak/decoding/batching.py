@@ -8,7 +8,7 @@ Legend: B rows that run, V vocabulary, T units of history.
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from jogak.decoding.answers import Piece
 from jogak.decoding.constrain import Constraint
 from jogak.decoding.generate import Generator
 from jogak.decoding.job import Job
-from jogak.decoding.processors import Chain, Forbidden
+from jogak.decoding.processors import Chain, Forbidden, Rule
 from jogak.decoding.sampling import Row, Token, draw, generator, likeliest, why
 from jogak.decoding.settings import Sampling
 from jogak.errors import UserError
@@ -37,6 +37,20 @@ class Prepared:
     constraint: Constraint | None
 
 
+class _Guarded:
+    """A rule that fails its own request alone: nothing may come next then, and `failed` says why."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule, self.failed = rule, ""
+
+    def allowed(self, answer: Sequence[int]) -> Tensor:
+        try:
+            return self.rule.allowed(answer)
+        except UserError as error:
+            self.failed = str(error)
+            return torch.zeros(1, dtype=torch.bool)
+
+
 @dataclass
 class _Request:
     """What was asked for, and how far it has come."""
@@ -45,6 +59,10 @@ class _Request:
     job: Job
     rows: list[Row]
     heard: list[list[Token]]
+    rules: list[_Guarded] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rules = [_Guarded(rule) for rule in self.job.first_rules]
 
 
 @dataclass
@@ -227,7 +245,7 @@ class Batcher:
         jobs = [row.request.job for row in self._running]
         self._forbidden = Forbidden([job.forbidden[0] for job in jobs], self.made.device)
         ends = [self.made.codec.eos_id, *self.made.ends]
-        asked, rules = [row.row.settings for row in self._running], [job.first_rules for job in jobs]
+        asked, rules = [row.row.settings for row in self._running], [row.request.rules for row in self._running]
         self._chain = Chain.of(asked, ends, self.made.device, rules=rules)
 
     def _leave(self, stay: Sequence[bool]) -> None:
@@ -280,7 +298,7 @@ class Batcher:
             heard.append(token)
             try:
                 if token.row in lost:
-                    raise UserError(lost[token.row])
+                    raise UserError(next((rule.failed for rule in request.rules if rule.failed), lost[token.row]))
                 piece = request.job.piece(running.choice, running.row, [token], heard, len(request.rows))
             except UserError as error:
                 piece = self._short(running, token, str(error), token.row not in lost)

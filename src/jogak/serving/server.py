@@ -59,7 +59,7 @@ def serve(
     settings: Settings,
     *,
     device: str = "auto",
-    told: Callable[[str], None] = print,
+    told: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> None:
     """Load the models and serve them until the process is told to stop (SIGINT, SIGTERM).
 

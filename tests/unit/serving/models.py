@@ -1,8 +1,11 @@
 """Tiny models of every kind that a server can have, and a server for them in a thread of its own."""
 
+import http.client
+import json
 import socket
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,3 +155,58 @@ def until(true, seconds: float = 20.0) -> None:
     while not true():
         assert time.monotonic() < end, "this never came"
         time.sleep(0.002)
+
+
+# ---------------------------------------------------------------- asking it, without a client's help
+
+
+def ask(url: str, path: str, body=None, *, raw: bytes | None = None, method: str | None = None, **headers: str):
+    """The status, the headers and the body of an answer; JSON as data."""
+    where = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(where.hostname, where.port, timeout=30)
+    data = raw if raw is not None else None if body is None else json.dumps(body).encode()
+    given = {"Content-Type": "application/json"} if data is not None else {}
+    given |= {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        connection.request(method or ("GET" if data is None else "POST"), path, data, given)
+        answer = connection.getresponse()
+        content = answer.read()
+        is_json = answer.headers.get_content_type() == "application/json"
+        return answer.status, answer.headers, json.loads(content) if is_json else content.decode()
+    finally:
+        connection.close()
+
+
+class Streaming:
+    """A stream that was begun: `events` reads on, `leave` goes away in the middle."""
+
+    def __init__(self, url: str, path: str, body) -> None:
+        where = urllib.parse.urlsplit(url)
+        self.socket = socket.create_connection((where.hostname, where.port), timeout=30)
+        data = json.dumps(body).encode()
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: {where.netloc}\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        )
+        self.socket.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        self.read = b""
+
+    def until(self, text: bytes) -> bytes:
+        """Everything up to where `text` has come, or to the end."""
+        while text not in self.read and (part := self.socket.recv(65536)):
+            self.read += part
+        return self.read
+
+    def leave(self) -> None:
+        self.socket.close()
+
+
+def slow(running: Running, name: str, seconds: float = 0.01) -> None:
+    """Have every step of a model's batch take longer."""
+    batcher = running.state.models[name].lane.batcher
+    step = batcher.step
+
+    def slower():
+        time.sleep(seconds)
+        return step()
+
+    batcher.step = slower
