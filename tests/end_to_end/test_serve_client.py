@@ -123,7 +123,7 @@ def test_an_answer_fits_its_schema(client):
         answer = json.loads(found.choices[0].message.content)
         assert set(answer) == {"이름", "n"}
         assert found.choices[0].finish_reason == "stop"
-        cut = client.chat.completions.create(**{**asked, "max_tokens": 3}, response_format=form)
+        cut = client.chat.completions.create(**{**asked, "max_tokens": 2}, response_format=form)
         assert cut.choices[0].finish_reason == "length"
         assert found.choices[0].message.content.startswith(cut.choices[0].message.content)
 

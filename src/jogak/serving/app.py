@@ -160,7 +160,7 @@ def _others(server: Server) -> APIRouter:
             found += answers
         return Response(tasks.told(served, found), media_type="application/json")
 
-    @router.post("/v1/look", response_class=HTMLResponse, responses={200: {"content": {"text/html": {}}}})
+    @router.post("/v1/look", responses={200: {"content": {"text/html": {}}}})
     async def look(asked: schema.LookAsked, request: Request) -> Response:
         """Every attention map of an answer, as a page that needs nothing else."""
         served = server.find(asked.model)

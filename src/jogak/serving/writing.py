@@ -231,7 +231,7 @@ class Writing:
 
     @property
     def _with_logprobs(self) -> bool:
-        return self.asked.logprobs not in (None, False)
+        return self.asked.logprobs is not None and self.asked.logprobs is not False  # 0 asks for them too
 
     def _logprobs(
         self,

