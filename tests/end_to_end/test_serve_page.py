@@ -39,8 +39,14 @@ def page(browser, server):
     watched.page.wait_for_selector(READY, state="attached")
     yield watched.page
     watched.page.close()
-    assert watched.errors == []
+    refusals = "Failed to load resource: the server responded with a status of 400"  # told of every one
+    assert [error for error in watched.errors if not error.startswith(refusals)] == []
     assert [url for url in watched.requests if not url.startswith((server.url, f"blob:{server.url}", "data:"))] == []
+
+
+def holds(page, expression):
+    """Wait until something is so (playwright's own way is against the page's security policy)."""
+    until(lambda: page.evaluate(expression))
 
 
 def choose(page, model, **settings):
@@ -56,7 +62,7 @@ def say(page, text, key="Enter"):
 
 def answers(page, count):
     """The texts of that many answers, once they are there."""
-    page.wait_for_function(f"document.querySelectorAll('article .foot').length === {count}")
+    holds(page, f"document.querySelectorAll('article .foot').length === {count}")
     return page.locator("article.theirs .text").all_inner_texts()
 
 
@@ -121,7 +127,7 @@ def test_other_tasks(page, model):
     if model == "cl":
         page.fill("#field-count", "3")
         say(page, "b")
-        page.wait_for_function("document.querySelectorAll('.said li').length === 4")
+        holds(page, "document.querySelectorAll('.said li').length === 4")
         assert float(page.locator(".said").last.locator(".score").first.inner_text()) <= 1
 
 
@@ -131,7 +137,7 @@ def test_an_answer_is_stopped_and_its_slot_is_free(page, server):
     for stopping in (lambda: page.click("#stop"), lambda: page.keyboard.press("Escape")):
         choose(page, "lm", max_tokens=3000, temperature=1)
         say(page, "파일")
-        page.wait_for_function("document.querySelector('article .text')?.innerText.length > 6")
+        holds(page, "document.querySelector('article .text')?.innerText.length > 6")
         assert page.locator("article.busy").count() == 1
         assert page.locator("#send").is_disabled()
         stopping()
@@ -181,10 +187,6 @@ def test_what_is_refused_is_told_and_what_was_asked_is_kept(page):
     assert page.locator("#failure").inner_text() == "Write something first."
 
 
-# A browser tells its console of every answer that is no success; that is no error of the page's.
-test_what_is_refused_is_told_and_what_was_asked_is_kept.expected = 1
-
-
 def test_the_keyboard_reaches_everything(page):
     choose(page, "chat", max_tokens=3)
     assert page.evaluate("document.activeElement.id") in ("model", "field-max_tokens")
@@ -207,10 +209,10 @@ def test_a_screen_reader_is_told_everything(page):
     choose(page, "chat", max_tokens=3)
     say(page, "a")
     answers(page, 1)
-    page.wait_for_function("document.getElementById('status').textContent.startsWith('Answer: ')")
+    holds(page, "document.getElementById('status').textContent.startsWith('Answer: ')")
     nameless = page.evaluate(
-        """() => [...document.querySelectorAll('button, input, select, textarea, iframe, [role=log], [role=radiogroup]')]
-        .filter((e) => !(e.getAttribute('aria-label') || e.title || e.innerText?.trim() || e.labels?.[0]?.innerText.trim()))
+        """() => [...document.querySelectorAll('button, input, select, textarea, iframe, .log, .modes')]
+        .filter((e) => !(e.ariaLabel || e.title || e.innerText?.trim() || e.labels?.[0]?.innerText.trim()))
         .map((e) => e.id || e.outerHTML)"""
     )
     assert nameless == []
