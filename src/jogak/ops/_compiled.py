@@ -5,13 +5,11 @@ it knows nothing of torch.set_num_threads. A kernel that gives the interpreter f
 OpenMP library instead, or in a small pool where that cannot be reached.
 """
 
-import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cached_property, partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,66 +28,34 @@ class Kernel:
 
     def __init__(self, function: Callable[..., None], *, reorder: bool = False) -> None:
         self.function, self.reorder = function, reorder
-        self._compiled: Callable[..., None] | None = None
 
-    @property
+    @cached_property
     def compiled(self) -> Callable[..., None]:
-        if self._compiled is None:
-            self._compiled = jit(self.function, reorder=self.reorder)
-        return self._compiled
+        return jit(self.function, reorder=self.reorder)
+
+    @cached_property
+    def spread(self) -> Callable[..., None] | None:
+        """The same of (tasks, threads, *arrays), where OpenMP's threads can be had."""
+        from jogak.ops import _threads
+
+        if not _threads.found():
+            return None
+        return _threads.spread(self.compiled, f"{self.function.__name__}_spread", partial(jit, reorder=self.reorder))
 
     def __call__(self, tasks: int, *arrays: Any, work: int = GRAIN**2) -> None:  # noqa: ANN401 (what numba takes)
         """Do `tasks` tasks on as many threads as torch would use, fewer where there is little `work` (in steps)."""
-        run, threads = self.compiled, min(torch.get_num_threads(), tasks, max(1, work // GRAIN))
+        threads = min(torch.get_num_threads(), tasks, max(1, work // GRAIN))
         if threads < 2:
-            run(0, tasks, *arrays)
-            return
-        bounds = [tasks * i // threads for i in range(threads + 1)]
-        _spread(lambda i: run(bounds[i], bounds[i + 1], *arrays), threads)
-
-
-def _spread(part: Callable[[int], None], count: int) -> None:
-    """part(0) ... part(count - 1), each on a thread of its own."""
-    openmp = _openmp()
-    if openmp is None:
-        pool = _pool(count - 1)
-        others = [pool.submit(part, i) for i in range(1, count)]
-        part(0)
-        for other in others:
-            other.result()
-        return
-    errors: list[BaseException] = []
-
-    def share(_: int | None) -> None:
-        try:
-            for i in range(openmp.omp_get_thread_num(), count, openmp.omp_get_num_threads()):
-                part(i)
-        except BaseException as error:
-            errors.append(error)  # which C would lose
-
-    openmp.GOMP_parallel(_SHARE(share), None, count, 0)
-    if errors:
-        raise errors[0]
-
-
-_SHARE = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-
-
-@cache
-def _openmp() -> ctypes.CDLL | None:
-    """The OpenMP library that torch has loaded, where it is GNU's.
-
-    Its threads wait for torch's next operation by spinning, so that any others would have to share their cores.
-    """
-    for path in (Path(torch.__file__).parent / "lib").glob("libgomp*"):
-        try:
-            found = ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
-            found.GOMP_parallel.argtypes = [_SHARE, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-            found.GOMP_parallel.restype = None
-        except (OSError, AttributeError):
-            continue
-        return found
-    return None
+            self.compiled(0, tasks, *arrays)
+        elif self.spread is not None:
+            self.spread(tasks, threads, *arrays)
+        else:
+            bounds = [tasks * i // threads for i in range(threads + 1)]
+            pool = _pool(threads - 1)
+            others = [pool.submit(self.compiled, *bounds[i : i + 2], *arrays) for i in range(1, threads)]
+            self.compiled(0, bounds[1], *arrays)
+            for other in others:
+                other.result()
 
 
 def jit(function: Callable[..., Any], *, reorder: bool = False) -> Callable[..., Any]:

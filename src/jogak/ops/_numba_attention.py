@@ -133,7 +133,10 @@ class Short(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401  # autograd's own context
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides the parameters' names
+        ctx: Any,  # noqa: ANN401  # autograd's own context
+        grad: Tensor,
+    ) -> tuple[Tensor | None, ...]:
         q, k, v, p = ctx.saved_tensors
         steps, sizes, causal, work = ctx.given
         dq, dk, dv = (torch.empty(t.shape) for t in (q, k, v))

@@ -61,7 +61,10 @@ class Dropped(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401  # autograd's own context
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  # the decorator hides the parameters' names
+        ctx: Any,  # noqa: ANN401  # autograd's own context
+        grad: Tensor,
+    ) -> tuple[Tensor | None, ...]:
         dx = _run(grad, None, ctx.given) if ctx.needs_input_grad[0] else None
         return dx, None, grad if ctx.needs_input_grad[2] else None
 
