@@ -200,11 +200,15 @@ async def soaked(port: int, pid: int, minutes: float, clients: int, seed: int) -
     await asyncio.gather(watched(), *(client(number) for number in range(clients)))
     await asyncio.sleep(1)
     figures = await asyncio.to_thread(counted, port)
-    stuck = figures['jogak_running_answers{model="model"}'] + figures['jogak_waiting_answers{model="model"}']
+    written, running, waiting = (
+        figures[f'jogak_{name}{{model="model"}}']
+        for name in ("output_tokens_total", "running_answers", "waiting_answers")
+    )
+    stuck = running + waiting
     quarter = max(1, len(samples) // 4)
     early, late = statistics.median(samples[quarter : 2 * quarter]), statistics.median(samples[-quarter:])
     print(f"{minutes:g} minutes, {clients} clients: {sum(outcomes.values())} requests, {outcomes}")
-    print(f"units written: {figures['jogak_output_tokens_total{model="model"}']:.0f}; stuck slots: {stuck:.0f}")
+    print(f"units written: {written:.0f}; stuck slots: {stuck:.0f}")
     print(
         f"resident memory, MiB: start {samples[0]:.0f}, second quarter {early:.0f}, last quarter {late:.0f} "
         f"({100 * (late / early - 1):+.1f}%), most {max(samples):.0f}"
