@@ -66,6 +66,7 @@ def child(pipe: Connection, shape: str, mixer: str, rows: int, threads: int) -> 
         app = create({"model": served(shape, mixer, Path(folder))}, settings)
         listening = socket.socket()
         listening.bind(("127.0.0.1", 0))
+        listening.listen(1024)
         given = uvicorn.Config(app, log_config=None, access_log=False, ws="none", lifespan="on")
         server = Stopping(given, app.state.server.engine, settings.grace)
         pipe.send(listening.getsockname()[1])
