@@ -20,7 +20,7 @@ from jogak.decoding.constrain import Constraint
 from jogak.decoding.generate import Generator
 from jogak.decoding.job import Job
 from jogak.decoding.processors import Chain, Forbidden, Rule
-from jogak.decoding.sampling import Row, Token, draw, generator, likeliest, why
+from jogak.decoding.sampling import Row, Start, Token, draw, generator, likeliest, why
 from jogak.decoding.settings import Sampling
 from jogak.errors import UserError
 from jogak.mixers import Context, State
@@ -182,23 +182,26 @@ class Batcher:
 
     def _admit(self) -> None:
         """Read at most `chunk` positions of prompts, first come first served; those that are read join."""
-        budget = self.chunk
+        budget, free, read = self.chunk, self.rows - len(self._running), list[tuple[Job, _Reading]]()
         while self._waiting and budget > 0:
             reading = next(iter(self._waiting.values()))
-            if len(self._running) + reading.asked.n > self.rows:
-                return
-            free = replace(reading.asked, regex=None, json_schema=None, grammar=None)  # its constraint is made already
+            if reading.asked.n > free:
+                break
+            plain = replace(reading.asked, regex=None, json_schema=None, grammar=None)  # its constraint is made already
             if self.made.reads_source:
                 budget -= len(reading.ids)
-                job = self.made.begin(reading.ids, free)
+                job = self.made.begin(reading.ids, plain)
             else:
                 budget -= self._read_on(reading, budget)
                 if reading.read < len(reading.ids):
-                    return
-                job = self.made.begin(reading.ids, free, reading.state, reading.cached)
+                    break
+                job = self.made.begin(reading.ids, plain, reading.state, reading.cached)
             job.constraints = [reading.given.constraint]
             del self._waiting[reading.number]
-            self._join(job, reading)
+            free -= reading.asked.n
+            read.append((job, reading))
+        if read:
+            self._join(read)
 
     def _read_on(self, reading: _Reading, budget: int) -> int:
         """Read some of a prompt up to its last id, whose logits are asked for when it joins; how much was read."""
@@ -221,23 +224,23 @@ class Batcher:
             reading.read, spent = last + 1, spent + 1
         return spent
 
-    def _join(self, job: Job, reading: _Reading) -> None:
-        """Put a request's rows behind those that run."""
-        given = reading.asked
-        start = job.start.repeat(given.n)
-        request = _Request(reading.number, job, job.rows(given.n, follow=True), [[] for _ in range(given.n)])
-        for choice, row in enumerate(request.rows):
-            stream = generator(row.seed, row.choice)
-            drawn = torch.rand(given.max_new_tokens, generator=stream, dtype=torch.float64).clamp(max=1 - 1e-12)
-            self._running.append(_Running(request, choice, drawn if given.heat else None))
-        if self._state is None or self._logits is None:
-            self._state, self._logits, self._history = start.state, start.logits, start.history
-        else:
-            self._state = joined([self._state, start.state])
-            self._logits = torch.cat([self._logits, start.logits])
-            longest = max(self._history.shape[1], start.history.shape[1])
-            parts = [pad(h, (longest - h.shape[1], 0), value=-1) for h in (self._history, start.history)]
-            self._history = torch.cat(parts)
+    def _join(self, read: Sequence[tuple[Job, _Reading]]) -> None:
+        """Put the rows of requests behind those that run."""
+        starts: list[Start] = []
+        for job, reading in read:
+            given = reading.asked
+            starts.append(job.start.repeat(given.n))
+            request = _Request(reading.number, job, job.rows(given.n, follow=True), [[] for _ in range(given.n)])
+            for choice, row in enumerate(request.rows):
+                stream = generator(row.seed, row.choice)
+                drawn = torch.rand(given.max_new_tokens, generator=stream, dtype=torch.float64).clamp(max=1 - 1e-12)
+                self._running.append(_Running(request, choice, drawn if given.heat else None))
+        if self._state is not None and self._logits is not None:
+            starts.insert(0, Start(self._logits, self._state, self._history))
+        self._state = starts[0].state if len(starts) == 1 else joined([start.state for start in starts])
+        self._logits = torch.cat([start.logits for start in starts])
+        longest = max(start.history.shape[1] for start in starts)
+        self._history = torch.cat([pad(s.history, (longest - s.history.shape[1], 0), value=-1) for s in starts])
         self._prepare()
 
     def _prepare(self) -> None:
