@@ -89,7 +89,7 @@ class Heard:
 async def stream(port: int, tokens: int, seed: int, *, leave: float | None = None, whole: bool = False) -> Heard:
     """One request. leave: seconds after which the client goes away. whole: without streaming."""
     heard, began = Heard(), time.perf_counter()
-    body = {"model": "model", "prompt": f"{seed} " + "가" * (seed % 60), "max_tokens": tokens, "min_tokens": tokens}
+    body = {"model": "model", "prompt": f"{seed} " + "가" * (seed % 12), "max_tokens": tokens, "min_tokens": tokens}
     body |= {"temperature": 1.0, "seed": seed, "stream": not whole, "return_token_ids": True}
     data = json.dumps(body).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -97,6 +97,38 @@ class _Reading:
     def asked(self) -> Sampling:
         return self.given.asked
 
+    @property
+    def plain(self) -> Sampling:
+        """What is asked for without the constraint, which is made already."""
+        return replace(self.given.asked, regex=None, json_schema=None, grammar=None)
+
+
+@dataclass
+class _Read:
+    """Requests whose prompts have been read: where their answers begin, a row each."""
+
+    start: Start
+    requests: list[tuple[Job, _Reading]]
+
+    def rows(self) -> Start:
+        """A row for every answer."""
+        counts = torch.tensor([reading.asked.n for _, reading in self.requests], device=self.start.logits.device)
+        if int(counts.max()) == 1:
+            return self.start
+        rows = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        return Start(self.start.logits[rows], self.start.state.reorder(rows, rows), self.start.history[rows])
+
+
+def _running(request: _Request, choice: int) -> _Running:
+    """An answer that begins, with the chance that its seed gives it."""
+    row = request.rows[choice]
+    if not row.settings.heat:
+        return _Running(request, choice, None)
+    drawn = torch.rand(
+        row.settings.max_new_tokens, generator=generator(row.seed, row.choice), dtype=torch.float64
+    ).clamp(max=1 - 1e-12)
+    return _Running(request, choice, drawn)
+
 
 class Batcher:
     """made: the model. rows: answers that run together at most. chunk: positions of prompts that a step reads."""
@@ -182,26 +214,47 @@ class Batcher:
 
     def _admit(self) -> None:
         """Read at most `chunk` positions of prompts, first come first served; those that are read join."""
-        budget, free, read = self.chunk, self.rows - len(self._running), list[tuple[Job, _Reading]]()
+        budget, free, read = self.chunk, self.rows - len(self._running), list[_Read]()
         while self._waiting and budget > 0:
             reading = next(iter(self._waiting.values()))
             if reading.asked.n > free:
                 break
-            plain = replace(reading.asked, regex=None, json_schema=None, grammar=None)  # its constraint is made already
-            if self.made.reads_source:
-                budget -= len(reading.ids)
-                job = self.made.begin(reading.ids, plain)
+            together = self._short(budget, free)
+            if together:
+                start, jobs = self.made.begin_together([r.ids for r in together], [r.plain for r in together])
+                budget -= start.history.numel()
+                read.append(_Read(start, list(zip(jobs, together, strict=True))))
             else:
-                budget -= self._read_on(reading, budget)
-                if reading.read < len(reading.ids):
-                    break
-                job = self.made.begin(reading.ids, plain, reading.state, reading.cached)
-            job.constraints = [reading.given.constraint]
-            del self._waiting[reading.number]
-            free -= reading.asked.n
-            read.append((job, reading))
+                if self.made.reads_source:
+                    budget -= len(reading.ids)
+                    job = self.made.begin(reading.ids, reading.plain)
+                else:
+                    budget -= self._read_on(reading, budget)
+                    if reading.read < len(reading.ids):
+                        break
+                    job = self.made.begin(reading.ids, reading.plain, reading.state, reading.cached)
+                together = [reading]
+                read.append(_Read(job.start, [(job, reading)]))
+            for one in together:
+                del self._waiting[one.number]
+                free -= one.asked.n
         if read:
             self._join(read)
+
+    def _short(self, budget: int, free: int) -> list[_Reading]:
+        """Those that wait in front whose prompts can be read together, as one batch, without a stop on the way."""
+        found: list[_Reading] = []
+        longest, cache = 0, self.made.cache
+        for reading in self._waiting.values():
+            stops = self.made.reads_source or reading.read or (cache is not None and cache.ends(reading.ids))
+            longest, free = max(longest, len(reading.ids)), free - reading.asked.n
+            if stops or free < 0 or (len(found) + 1) * longest > budget:
+                break
+            found.append(reading)
+        if cache is not None:
+            for reading in found:
+                cache.longest(reading.ids)  # nothing is, and that counts as a miss
+        return found
 
     def _read_on(self, reading: _Reading, budget: int) -> int:
         """Read some of a prompt up to its last id, whose logits are asked for when it joins; how much was read."""
@@ -224,17 +277,17 @@ class Batcher:
             reading.read, spent = last + 1, spent + 1
         return spent
 
-    def _join(self, read: Sequence[tuple[Job, _Reading]]) -> None:
+    def _join(self, read: Sequence[_Read]) -> None:
         """Put the rows of requests behind those that run."""
         starts: list[Start] = []
-        for job, reading in read:
-            given = reading.asked
-            starts.append(job.start.repeat(given.n))
-            request = _Request(reading.number, job, job.rows(given.n, follow=True), [[] for _ in range(given.n)])
-            for choice, row in enumerate(request.rows):
-                stream = generator(row.seed, row.choice)
-                drawn = torch.rand(given.max_new_tokens, generator=stream, dtype=torch.float64).clamp(max=1 - 1e-12)
-                self._running.append(_Running(request, choice, drawn if given.heat else None))
+        for one in read:
+            starts.append(one.rows())
+            for job, reading in one.requests:
+                job.constraints = [reading.given.constraint]
+                given = reading.asked
+                request = _Request(reading.number, job, job.rows(given.n, follow=True), [[] for _ in range(given.n)])
+                self._running += [_running(request, choice) for choice in range(given.n)]
+                del job.start  # it is not asked for again, and would keep its memory
         if self._state is not None and self._logits is not None:
             starts.insert(0, Start(self._logits, self._state, self._history))
         self._state = starts[0].state if len(starts) == 1 else joined([start.state for start in starts])
@@ -304,12 +357,12 @@ class Batcher:
                     raise UserError(next((rule.failed for rule in request.rules if rule.failed), lost[token.row]))
                 piece = request.job.piece(running.choice, running.row, [token], heard, len(request.rows))
             except UserError as error:
-                piece = self._short(running, token, str(error), token.row not in lost)
+                piece = self._fallen(running, token, str(error), token.row not in lost)
             first = running.steps == 1
             pieces.append(replace(piece, request=request.number, cached=request.job.cached[0] if first else 0))
         return pieces, [piece.reason is None for piece in pieces]
 
-    def _short(self, running: _Running, token: Token, why: str, whole: bool) -> Piece:
+    def _fallen(self, running: _Running, token: Token, why: str, whole: bool) -> Piece:
         """The last piece of an answer that is not what it must be; whole: whether its last unit belongs to it."""
         if not whole or running.row.writing is None:
             return Piece(running.choice, "", reason="length", error=why)
