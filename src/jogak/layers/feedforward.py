@@ -25,6 +25,11 @@ def squared_relu(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
+def linear(x: Tensor) -> Tensor:
+    """x."""
+    return x
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "relu": F.relu,
     "gelu": F.gelu,
@@ -33,6 +38,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": quick_gelu,
     "relu2": squared_relu,
     "tanh": torch.tanh,
+    "linear": linear,
 }
 # Gated forms (Shazeer 2020, 2002.05202): the activation of one projection scales another.
 GATED: dict[str, Activation] = {
