@@ -220,6 +220,72 @@ def compare(
 
 
 @app.command()
+def serve(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL", help="Runs or checkpoints; NAME=MODEL gives one another name.")
+    ],
+    host: Annotated[
+        str, typer.Option("--host", help="Where to listen; others are reached only with a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="0: any that is free.")] = 8000,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option("--api-key-file", help="Holds the key that clients must show; else JOGAK_API_KEY does."),
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Serve others without a key.")] = False,
+    rows: Annotated[int, typer.Option("--rows", help="Answers of a model that run together.")] = 64,
+    queue: Annotated[int, typer.Option("--queue", help="Answers that may wait beside them.")] = 256,
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds that a request may take.")] = 300.0,
+    max_body: Annotated[int, typer.Option("--max-body", help="Bytes of a request.")] = 1 << 20,
+    max_prompt: Annotated[int, typer.Option("--max-prompt", help="Units of a prompt.")] = 32768,
+    max_output: Annotated[int, typer.Option("--max-output", help="Units of an answer.")] = 4096,
+    cache: Annotated[int, typer.Option("--cache", help="MiB for prompts that begin alike; 0: none.")] = 512,
+    grace: Annotated[float, typer.Option("--grace", help="Seconds to finish in, once told to stop.")] = 20.0,
+    origin: Annotated[
+        list[str] | None, typer.Option("--origin", help="A web page elsewhere that may ask; repeatable.")
+    ] = None,
+    name: Annotated[
+        list[str] | None, typer.Option("--name", help="Another name by which the server is called; repeatable.")
+    ] = None,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write what is asked into the log.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No line for every request.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Serve models over HTTP, with a web page.
+
+    OpenAI's interface, every other task, metrics; Ctrl-C ends it.
+    """
+    import logging
+
+    try:
+        from jogak.serving import server
+        from jogak.serving.settings import Settings
+    except ModuleNotFoundError as error:
+        raise UserError(f"serving needs {error.name}; install it with pip install 'jogak[serve]'") from None
+
+    settings = Settings(
+        host=host,
+        port=port,
+        api_key=_api_key(api_key_file),
+        insecure=insecure,
+        rows=rows,
+        queue=queue,
+        timeout=timeout,
+        max_body=max_body,
+        max_prompt=max_prompt,
+        max_output=max_output,
+        cache_bytes=cache << 20,
+        grace=grace,
+        origins=tuple(origin or ()),
+        hosts=tuple(name or ()),
+        log_prompts=log_prompts,
+    )
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    logging.getLogger("jogak.serving").setLevel(logging.WARNING if quiet else logging.INFO)
+    server.serve(models, settings, device=device)
+
+
+@app.command()
 def plan(
     name: Annotated[str, typer.Argument(metavar="PRESET|RECIPE", help="A preset's name or a recipe's file.")],
     overrides: Overrides = None,
@@ -326,6 +392,18 @@ def _text_or_file(given: str | None) -> str | None:
         return Path(given).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{given}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+
+
+def _api_key(file: Path | None) -> str | None:
+    """The key in a file, or in the environment; never on the command line, where every user of the machine reads it."""
+    if file is None:
+        return os.environ.get("JOGAK_API_KEY") or None
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such file; it is to hold the API key")
+    key = file.read_text(encoding="utf-8").strip()
+    if not key:
+        raise UserError(f"{file}: is empty; it is to hold the API key")
+    return key
 
 
 def _split_from(overrides: Sequence[str]) -> tuple[list[str], str | None]:

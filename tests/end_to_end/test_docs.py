@@ -35,7 +35,7 @@ SHALLOW = """sides="model.encoder.depth=1 model.decoder.depth=1"
 grep -q 'topology: decoder' "$2" && sides=model.decoder.depth=1
 grep -q 'topology: encoder$' "$2" && sides=model.encoder.depth=1
 """
-VERBS = ("train", "compare", "run", "eval", "look", "plan", "list", "data", "import", "export", "verify")
+VERBS = ("train", "compare", "run", "eval", "look", "plan", "list", "data", "import", "export", "verify", "serve")
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ class Piece:
     """What came of answer `index` since the last piece: text (never half a character), ids, their log-probabilities.
 
     reason: why it ended, in its last piece. request: which one of a running batch it belongs to. error: why an answer
-    could not be given.
+    could not be given; with ids, why it is not the whole of what a constraint says. cached: in the first piece of a
+    running batch, how many units of the prompt the prefix cache had.
     """
 
     index: int
@@ -87,3 +88,4 @@ class Piece:
     reason: Reason | None = None
     request: int = 0
     error: str | None = None
+    cached: int = 0

@@ -16,15 +16,39 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from jogak.decoding.answers import Piece
+from jogak.decoding.constrain import Constraint
 from jogak.decoding.generate import Generator
 from jogak.decoding.job import Job
-from jogak.decoding.processors import Chain, Forbidden
-from jogak.decoding.sampling import Row, Token, draw, generator, likeliest, why
+from jogak.decoding.processors import Chain, Forbidden, Rule
+from jogak.decoding.sampling import Row, Start, Token, draw, generator, likeliest, why
 from jogak.decoding.settings import Sampling
 from jogak.errors import UserError
 from jogak.mixers import Context, State
 from jogak.models import ModelState
 from jogak.models.block import BlockState
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that was found to be one that can be answered."""
+
+    ids: list[int]
+    asked: Sampling
+    constraint: Constraint | None
+
+
+class _Guarded:
+    """A rule that fails its own request alone: nothing may come next then, and `failed` says why."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule, self.failed = rule, ""
+
+    def allowed(self, answer: Sequence[int]) -> Tensor:
+        try:
+            return self.rule.allowed(answer)
+        except UserError as error:
+            self.failed = str(error)
+            return torch.zeros(1, dtype=torch.bool)
 
 
 @dataclass
@@ -35,10 +59,10 @@ class _Request:
     job: Job
     rows: list[Row]
     heard: list[list[Token]]
-    open: int = field(init=False)  # answers that go on
+    rules: list[_Guarded] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.open = len(self.rows)
+        self.rules = [_Guarded(rule) for rule in self.job.first_rules]
 
 
 @dataclass
@@ -60,11 +84,50 @@ class _Reading:
     """A request whose prompt is being read: the state after `read` of its ids."""
 
     number: int
-    ids: list[int]
-    asked: Sampling
+    given: Prepared
     read: int = 0
     cached: int = 0
     state: ModelState | None = None
+
+    @property
+    def ids(self) -> list[int]:
+        return self.given.ids
+
+    @property
+    def asked(self) -> Sampling:
+        return self.given.asked
+
+    @property
+    def plain(self) -> Sampling:
+        """What is asked for without the constraint, which is made already."""
+        return replace(self.given.asked, regex=None, json_schema=None, grammar=None)
+
+
+@dataclass
+class _Read:
+    """Requests whose prompts have been read: where their answers begin, a row each."""
+
+    start: Start
+    requests: list[tuple[Job, _Reading]]
+
+    def rows(self) -> Start:
+        """A row for every answer."""
+        counts = torch.tensor([reading.asked.n for _, reading in self.requests], device=self.start.logits.device)
+        if int(counts.max()) == 1:
+            return self.start
+        rows = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        return Start(self.start.logits[rows], self.start.state.reorder(rows, rows), self.start.history[rows])
+
+
+def _running(request: _Request, choice: int) -> _Running:
+    """An answer that begins, with the chance that its seed gives it."""
+    row = request.rows[choice]
+    if not row.settings.heat:
+        return _Running(request, choice, None)
+    drawn = torch.rand(
+        row.settings.max_new_tokens, generator=generator(row.seed, row.choice), dtype=torch.float64
+    ).clamp(max=1 - 1e-12)
+    return _Running(request, choice, drawn)
 
 
 class Batcher:
@@ -96,15 +159,28 @@ class Batcher:
     def submit(self, ids: Sequence[int], asked: Sampling | None = None, **changes: Any) -> int:  # noqa: ANN401
         """Take a request; its number, which its pieces carry.
 
-        Raises: UserError for what does not fit, and for ways of decoding that know no answer before the end.
+        Raises: UserError as `prepare`.
+        """
+        return self.take(self.prepare(ids, asked, **changes))
+
+    def prepare(self, ids: Sequence[int], asked: Sampling | None = None, **changes: Any) -> Prepared:  # noqa: ANN401
+        """Look a request over, and make its constraint. Nothing of the batch is touched: any thread may do this.
+
+        Raises: UserError for what does not fit, a constraint that cannot be used, and for ways of decoding that know
+        no answer before the end.
         """
         (wanted,) = self.made.streamable([ids], asked, changes)
         if wanted.penalty_alpha or wanted.draft_tokens:
             raise UserError("penalty_alpha and draft_tokens are for one request alone; use Generator.generate")
         if wanted.n > self.rows:
             raise UserError(f"n ({wanted.n}) cannot be more than the {self.rows} rows of the batch")
+        before = [self.made.codec.bos_id] if self.made.reads_source else ids
+        return Prepared(list(ids), wanted, self.made.constraints.of(wanted, before))
+
+    def take(self, given: Prepared) -> int:
+        """Take a request that `prepare` of this batch gave; its number."""
         self._count += 1
-        self._waiting[self._count] = _Reading(self._count, list(ids), wanted)
+        self._waiting[self._count] = _Reading(self._count, given)
         return self._count
 
     def cancel(self, number: int) -> None:
@@ -138,21 +214,47 @@ class Batcher:
 
     def _admit(self) -> None:
         """Read at most `chunk` positions of prompts, first come first served; those that are read join."""
-        budget = self.chunk
+        budget, free, read = self.chunk, self.rows - len(self._running), list[_Read]()
         while self._waiting and budget > 0:
             reading = next(iter(self._waiting.values()))
-            if len(self._running) + reading.asked.n > self.rows:
-                return
-            if self.made.reads_source:
-                budget -= len(reading.ids)
-                job = self.made.begin(reading.ids, reading.asked)
+            if reading.asked.n > free:
+                break
+            together = self._short(budget, free)
+            if together:
+                start, jobs = self.made.begin_together([r.ids for r in together], [r.plain for r in together])
+                budget -= start.history.numel()
+                read.append(_Read(start, list(zip(jobs, together, strict=True))))
             else:
-                budget -= self._read_on(reading, budget)
-                if reading.read < len(reading.ids):
-                    return
-                job = self.made.begin(reading.ids, reading.asked, reading.state, reading.cached)
-            del self._waiting[reading.number]
-            self._join(job, reading)
+                if self.made.reads_source:
+                    budget -= len(reading.ids)
+                    job = self.made.begin(reading.ids, reading.plain)
+                else:
+                    budget -= self._read_on(reading, budget)
+                    if reading.read < len(reading.ids):
+                        break
+                    job = self.made.begin(reading.ids, reading.plain, reading.state, reading.cached)
+                together = [reading]
+                read.append(_Read(job.start, [(job, reading)]))
+            for one in together:
+                del self._waiting[one.number]
+                free -= one.asked.n
+        if read:
+            self._join(read)
+
+    def _short(self, budget: int, free: int) -> list[_Reading]:
+        """Those that wait in front whose prompts can be read together, as one batch, without a stop on the way."""
+        found: list[_Reading] = []
+        longest, cache = 0, self.made.cache
+        for reading in self._waiting.values():
+            stops = self.made.reads_source or reading.read or (cache is not None and cache.ends(reading.ids))
+            longest, free = max(longest, len(reading.ids)), free - reading.asked.n
+            if stops or free < 0 or (len(found) + 1) * longest > budget:
+                break
+            found.append(reading)
+        if cache is not None:
+            for reading in found:
+                cache.longest(reading.ids)  # nothing is, and that counts as a miss
+        return found
 
     def _read_on(self, reading: _Reading, budget: int) -> int:
         """Read some of a prompt up to its last id, whose logits are asked for when it joins; how much was read."""
@@ -175,23 +277,23 @@ class Batcher:
             reading.read, spent = last + 1, spent + 1
         return spent
 
-    def _join(self, job: Job, reading: _Reading) -> None:
-        """Put a request's rows behind those that run."""
-        given = reading.asked
-        start = job.start.repeat(given.n)
-        request = _Request(reading.number, job, job.rows(given.n, follow=True), [[] for _ in range(given.n)])
-        for choice, row in enumerate(request.rows):
-            stream = generator(row.seed, row.choice)
-            drawn = torch.rand(given.max_new_tokens, generator=stream, dtype=torch.float64).clamp(max=1 - 1e-12)
-            self._running.append(_Running(request, choice, drawn if given.heat else None))
-        if self._state is None or self._logits is None:
-            self._state, self._logits, self._history = start.state, start.logits, start.history
-        else:
-            self._state = joined([self._state, start.state])
-            self._logits = torch.cat([self._logits, start.logits])
-            longest = max(self._history.shape[1], start.history.shape[1])
-            parts = [pad(h, (longest - h.shape[1], 0), value=-1) for h in (self._history, start.history)]
-            self._history = torch.cat(parts)
+    def _join(self, read: Sequence[_Read]) -> None:
+        """Put the rows of requests behind those that run."""
+        starts: list[Start] = []
+        for one in read:
+            starts.append(one.rows())
+            for job, reading in one.requests:
+                job.constraints = [reading.given.constraint]
+                given = reading.asked
+                request = _Request(reading.number, job, job.rows(given.n, follow=True), [[] for _ in range(given.n)])
+                self._running += [_running(request, choice) for choice in range(given.n)]
+                del job.start  # it is not asked for again, and would keep its memory
+        if self._state is not None and self._logits is not None:
+            starts.insert(0, Start(self._logits, self._state, self._history))
+        self._state = starts[0].state if len(starts) == 1 else joined([start.state for start in starts])
+        self._logits = torch.cat([start.logits for start in starts])
+        longest = max(start.history.shape[1] for start in starts)
+        self._history = torch.cat([pad(s.history, (longest - s.history.shape[1], 0), value=-1) for s in starts])
         self._prepare()
 
     def _prepare(self) -> None:
@@ -199,7 +301,7 @@ class Batcher:
         jobs = [row.request.job for row in self._running]
         self._forbidden = Forbidden([job.forbidden[0] for job in jobs], self.made.device)
         ends = [self.made.codec.eos_id, *self.made.ends]
-        asked, rules = [row.row.settings for row in self._running], [job.first_rules for job in jobs]
+        asked, rules = [row.row.settings for row in self._running], [row.request.rules for row in self._running]
         self._chain = Chain.of(asked, ends, self.made.device, rules=rules)
 
     def _leave(self, stay: Sequence[bool]) -> None:
@@ -245,19 +347,28 @@ class Batcher:
         return unit, found, lost
 
     def _tell(self, found: list[Token], lost: dict[int, str]) -> tuple[list[Piece], list[bool]]:
-        """A piece for every row, and which rows go on; a row whose answer is not what it must be says so instead."""
+        """A piece for every row, and which rows go on; a row whose answer is not what it must be says so besides."""
         pieces: list[Piece] = []
         for running, token in zip(self._running, found, strict=True):
             request, heard = running.request, running.request.heard[running.choice]
             heard.append(token)
             try:
                 if token.row in lost:
-                    raise UserError(lost[token.row])
+                    raise UserError(next((rule.failed for rule in request.rules if rule.failed), lost[token.row]))
                 piece = request.job.piece(running.choice, running.row, [token], heard, len(request.rows))
             except UserError as error:
-                piece = Piece(running.choice, "", reason="length", error=str(error))
-            pieces.append(replace(piece, request=request.number))
+                piece = self._fallen(running, token, str(error), token.row not in lost)
+            first = running.steps == 1
+            pieces.append(replace(piece, request=request.number, cached=request.job.cached[0] if first else 0))
         return pieces, [piece.reason is None for piece in pieces]
+
+    def _fallen(self, running: _Running, token: Token, why: str, whole: bool) -> Piece:
+        """The last piece of an answer that is not what it must be; whole: whether its last unit belongs to it."""
+        if not whole or running.row.writing is None:
+            return Piece(running.choice, "", reason="length", error=why)
+        text = running.row.writing.take() + running.row.writing.finish()
+        top = (token.top,) if running.row.settings.logprobs else ()
+        return Piece(running.choice, text, (token.id,), (token.log_prob,), top, token.reason, error=why)
 
 
 # ---------------------------------------------------------------- states of several batches as one

@@ -18,7 +18,7 @@ from jogak.decoding.answers import Codec, Generation, Piece
 from jogak.decoding.constrain import Constraints
 from jogak.decoding.contrastive import contrast
 from jogak.decoding.job import Job
-from jogak.decoding.prefix import PrefixCache, read, read_sources
+from jogak.decoding.prefix import PrefixCache, pad_left, read, read_sources
 from jogak.decoding.sampling import Row, Start, Token, sample
 from jogak.decoding.settings import Sampling, settings
 from jogak.decoding.speculative import Draft, Guesser, Lookup, Speculation
@@ -238,6 +238,20 @@ class Generator:
         x, after = self.model.hidden(last, state, replace(context, mask=torch.ones_like(last, dtype=torch.bool)))
         start = Start(self.model.head(x[:, -1:])[:, 0], after, torch.tensor([prompt], device=self.device))
         return self._made([prompt], [asked], sources, start, context, known, began)
+
+    @torch.inference_mode()
+    def begin_together(self, prompts: list[list[int]], asked: list[Sampling]) -> tuple[Start, list[Job]]:
+        """The same for prompts that are read whole and at once: where their answers begin, a row each, and their jobs.
+
+        Of a model that reads no source.
+        """
+        began = perf_counter()
+        ids, mask = pad_left(prompts, self.codec.pad_id, self.device)
+        mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
+        x, state = self.model.hidden(ids, None, Context(mask=mask))
+        start = Start(self.model.head(x[:, -1:])[:, 0], state, pad_left(prompts, -1, self.device)[0])
+        given = zip(prompts, asked, strict=True)
+        return start, [self._made([ids], [one], None, start, EMPTY, [0], began) for ids, one in given]
 
     def evaluating(self) -> "_evaluating":
         """The model (and its draft) in evaluation mode for a while."""

@@ -184,11 +184,11 @@ class Job:
     def piece(self, number: int, row: Row, new: list[Token], heard: list[Token], repeat: int) -> Piece:
         assert row.writing is not None
         reason = new[-1].reason
-        text = row.writing.take() if reason is None else row.writing.take() + row.writing.finish()
         if reason is not None:
             constraint, whole = self.constraints[number // repeat], [t.id for t in heard if t.reason != "end"]
             if constraint is not None and reason != "end" and not constraint.complete(whole):
                 self.refuse(number // repeat, reason)
+        text = row.writing.take() if reason is None else row.writing.take() + row.writing.finish()
         ids = tuple(token.id for token in new if token.reason != "end")
         scores = tuple(token.log_prob for token in new)
         top = tuple(token.top for token in new) if row.settings.logprobs else ()

@@ -53,9 +53,7 @@ def render(panels: Sequence[Panel], *, title: str, source: str, output: str, lan
         raise UserError("there is nothing to look at: no attention panels were given")
     if language not in ("en", "ko"):
         raise UserError(f"the page speaks 'en' and 'ko', not '{language}'")
-    script = "\n".join(_asset(name) for name in SCRIPTS)
-    script = f'(() => {{\n"use strict";\n{script}\n}})();'
-    style = _asset("page.css")
+    script, style = _script(), _asset("page.css")
     slots = {
         "language": language,
         "title": html.escape(title),
@@ -68,6 +66,16 @@ def render(panels: Sequence[Panel], *, title: str, source: str, output: str, lan
     # One pass: what a slot is filled with is never searched for slots again.
     page = _SLOT.sub(lambda match: slots[match[1]], _asset("page.html"))
     return page.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair has no UTF-8
+
+
+def hashes() -> tuple[str, str]:
+    """What a content security policy calls the script and the style of every page: SHA-256, in base 64."""
+    return _hash(_script()), _hash(_asset("page.css"))
+
+
+def _script() -> str:
+    script = "\n".join(_asset(name) for name in SCRIPTS)
+    return f'(() => {{\n"use strict";\n{script}\n}})();'
 
 
 def _content(panels: Sequence[Panel], title: str, source: str, output: str, language: str) -> dict[str, object]:

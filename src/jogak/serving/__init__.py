@@ -1,0 +1,1 @@
+"""A server for models: OpenAI's HTTP interface, every task, and a web page, on one continuously running batch."""
