@@ -155,9 +155,7 @@ def _likeliest_pieces(settings: Settings) -> Tokenizer:
 def _merged_pieces(settings: Settings) -> Tokenizer:
     """Llama's: merges over the whole text, spaces being letters; what has no piece is spelled in bytes."""
     given = _sentencepiece.read(Path(_file(settings, "tokenizer.model")))
-    made = Tokenizer(
-        models.BPE(given.numbers, _sentencepiece.merges(given.numbers), fuse_unk=True, byte_fallback=True)
-    )
+    made = Tokenizer(models.BPE(given.numbers, _sentencepiece.merges(given.numbers), fuse_unk=True, byte_fallback=True))
     begins = settings.flag("add_prefix_space", default=True) is not False
     old = settings.flag("legacy", default=False)
     scheme = ("always" if old else "first") if begins else "never"
