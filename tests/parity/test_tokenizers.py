@@ -157,6 +157,7 @@ CASES: dict[str, tuple[str, Callable[[Path], None], Files]] = {
         lambda f: byte_level(f, ROBERTA),
         {"tokenizer_config.json": {"added_tokens_decoder": {"4": {**LEFT, "special": True}}}},
     ),
+    "bart": ("bart", lambda f: byte_level(f, ROBERTA), {}),
     "gpt_neox": ("gpt_neox", lambda f: byte_level(f, NEOX), {}),
     "openai-gpt": ("openai-gpt", lower_case, {}),
     "esm": ("esm", letters, {}),

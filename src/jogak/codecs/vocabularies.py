@@ -261,6 +261,7 @@ _T5: Mapping[Role, str] = {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
 CLASSES: dict[str, Class] = {
     "BertTokenizer": Class(_wordpiece, _begin_and_separate, _BERT),
     "DistilBertTokenizer": Class(_wordpiece, _begin_and_separate, _BERT),
+    "BartTokenizer": Class(_byte_level, _begin_and_separate_twice, _ROBERTA),
     "RobertaTokenizer": Class(_byte_level, _begin_and_separate_twice, _ROBERTA),
     "GPT2Tokenizer": Class(_byte_level, _if_asked, _GPT2),
     "GPTNeoXTokenizer": Class(_byte_level_composed, _if_asked, {**_GPT2, "pad": "<|padding|>"}),
