@@ -107,7 +107,8 @@ class Head(Strict):
     # of all but units and patches: which positions make it up; unit: the first that holds the unit pool_id; all: of
     # forecast, one behind another
     pool: Literal["mean", "max", "first", "last", "unit", "convolutions", "all"] = "mean"
-    pool_id: Annotated[int, Field(ge=0)] | None = None  # of pool: unit; None: the unit with the highest number
+    # of pool: unit; None: the unit with the highest number. With start_id: only places that hold it are pooled
+    pool_id: Annotated[int, Field(ge=0)] | None = None
     pool_norm: bool = False  # of vector and none: what is pooled is normed
     widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3, 4, 5)  # of pool: convolutions
     channels: Positive = 100  # of pool: convolutions, for each width
@@ -116,6 +117,7 @@ class Head(Strict):
     dense: Activation | None = None  # of classes and none: what is pooled goes through a layer with this activation
     dense_size: Positive | None = None  # of classes: what that layer gives; None: the model's width
     class_bias: bool = True  # of classes: scores have one
+    start_id: Annotated[int, Field(ge=0)] | None = None  # of classes, in an encoder-decoder: its decoder begins with it
     # of units and classes: a layer with this activation and a norm before the scores
     transform: Activation | None = None
     transform_bias: bool = True
@@ -159,8 +161,6 @@ class Model(Strict):
             wanted, given = side in self.topology.split("-"), getattr(self, side) is not None
             if given and not wanted:
                 raise ValueError(f"topology '{self.topology}' has no {side}; remove '{side}'")
-        if self.topology == "encoder-decoder" and self.head.kind in ("classes", "values"):
-            raise ValueError(f"'head.kind: {self.head.kind}' needs topology 'encoder' or 'decoder'")
         if self.topology != "encoder-decoder" and self.decoder is not None and self.decoder.cross is not None:
             raise ValueError("'decoder.cross' needs topology 'encoder-decoder', which gives it something to read")
         if self.decoder is not None and self.decoder.causal is not None:
@@ -173,10 +173,20 @@ class Model(Strict):
         for tower in self.towers or ():
             if tower.topology != "encoder" or tower.head.kind != "vector":
                 raise ValueError("'towers' must be two models of topology 'encoder' and 'head.kind: vector'")
-        if self.head.kind in ("vector", "forecast", "patches") and self.topology != "encoder":
-            raise ValueError(f"'head.kind: {self.head.kind}' needs topology 'encoder'")
+        self._head_fits()
         self._handover_fits()
         return self
+
+    def _head_fits(self) -> None:
+        two, judges = self.topology == "encoder-decoder", self.head.kind == "classes" and self.head.start_id is not None
+        if two and self.head.kind in ("classes", "values") and not judges:
+            raise ValueError(f"'head.kind: {self.head.kind}' needs topology 'encoder' or 'decoder'")
+        if self.head.start_id is not None and not (two and judges and self.handover == "memory"):
+            raise ValueError(
+                "'head.start_id' needs 'head.kind: classes' and an encoder-decoder with a memory; remove it"
+            )
+        if self.head.kind in ("vector", "forecast", "patches") and self.topology != "encoder":
+            raise ValueError(f"'head.kind: {self.head.kind}' needs topology 'encoder'")
 
     def _handover_fits(self) -> None:
         two = self.topology == "encoder-decoder"

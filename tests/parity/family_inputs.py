@@ -166,6 +166,8 @@ def inputs_of(model: nn.Module) -> Inputs:
     """The inputs for a model."""
     if model.config.model_type in ("clip", "clip_text_model"):
         return towers(model) if model.config.model_type == "clip" else captions(model)
+    if model.config.is_encoder_decoder and "Classification" in type(model).__name__:
+        return replace(captions(model), real=None)
     if model.config.is_encoder_decoder and model.main_input_name == "input_ids":
         return pairs(model)
     return KINDS[model.main_input_name](model)

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import jogak
 from jogak import families, models
 from jogak.errors import UserError
 from jogak.families._fields import Fields
@@ -29,6 +30,7 @@ from jogak.hub.write import write
 from jogak.mixers import Context
 from jogak.models import Decoder, EncoderDecoder
 from tests.parity.family_inputs import Inputs, inputs_of
+from tests.parity.test_tokenizers import ROBERTA, byte_level
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
@@ -39,6 +41,7 @@ WRITTEN = [case for case in CASES if hasattr(families.find(case[0]), "write_conf
 DASHED = ("openai_gpt",)  # families whose model type has a dash
 PRESENT = ("esm",)  # saved with present keys; the older ones that transformers writes by default are test_esm.py's
 ALONE = ("recurrent_gemma",)  # padding on the left changes what theirs writes: in test_recurrent_gemma.py without it
+NAMES = {0: "no", 1: "perhaps", 2: "yes"}
 CLOSE = 1e-4  # of the largest entry
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -307,3 +310,31 @@ def test_every_family_says_what_it_supports() -> None:
         assert family.SUPPORTS
         assert family.TINY
         json.dumps(family.TINY)
+
+
+@torch.no_grad()
+def test_a_classifier_with_both_sides_takes_padding_on_the_left(root: Path) -> None:
+    """What theirs does not: their decoder would read the padding."""
+    path = folder("bart", "BartForSequenceClassification", root)
+    ours, inputs = read(Checkpoint(path)).model, inputs_of(theirs("bart", "BartForSequenceClassification"))
+    ids, mask = inputs.ours
+    assert ids is not None
+    assert mask is not None
+    shifts = [int(n) for n in (~mask).sum(1)]
+    left, real = (torch.stack([row.roll(n) for row, n in zip(t, shifts, strict=True)]) for t in (ids, mask))
+    assert shifts[1] > 0
+    close(ours(left, real), ours(ids, mask), tolerance=1e-6)
+
+
+def test_a_classifier_with_both_sides_names_its_labels(tmp_path: Path) -> None:
+    fields = {**families.find("bart").TINY["BartForSequenceClassification"], "vocab_size": 400, "id2label": NAMES}
+    model = transformers.BartForSequenceClassification(transformers.BartConfig(**fields)).eval()
+    model.save_pretrained(tmp_path)
+    byte_level(tmp_path, ROBERTA)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    texts = ["다람쥐 헌 쳇바퀴", "quick brown fox jumps"]
+    said = jogak.load(str(tmp_path)).run(texts)
+    for text, result in zip(texts, said, strict=True):
+        p = model(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1)
+        assert str(result.value) == NAMES[int(p.argmax())]
+        assert result.score == pytest.approx(float(p.max()), rel=1e-4)

@@ -1,10 +1,10 @@
 """The tokenizer beside a Hugging Face checkpoint: tokenizer.json, or the files that older checkpoints have instead.
 
-Those are vocab.txt, or vocab.json with merges.txt. How text is cut then follows from the tokenizer's class, which
-tokenizer_config.json names; CLASSES has those that are known.
+Those are vocab.txt, vocab.json with merges.txt, or a SentencePiece model. How text is cut then follows from the
+tokenizer's class, which tokenizer_config.json names; CLASSES has those that are known.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +12,15 @@ from typing import Any, Literal
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from jogak import storage
+from jogak.codecs import _sentencepiece
 from jogak.errors import UserError, nearest
 
 Role = Literal["bos", "eos", "unk", "sep", "pad", "cls", "mask"]
 ROLES: tuple[Role, ...] = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # the order in which they get ids
 # What Python's str.split takes for space: Unicode's, and four control characters.
 _SPACE = "[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"
+_MOST = 10_000
+_PIECE_SPACE = "▁"  # what SentencePiece writes for a space
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,17 @@ class Settings:
             file = self.folder / "tokenizer_config.json"
             raise UserError(f"{file}: '{name}' must be true or false, got {str(value)[:60]!r}")
         return default if value is None else value
+
+    def count(self, name: str, default: int) -> int:
+        """A setting that is a whole number, from 0 to 10,000.
+
+        Raises: UserError naming it.
+        """
+        value = self.fields.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
+            file = self.folder / "tokenizer_config.json"
+            raise UserError(f"{file}: '{name}' must be a number from 0 to {_MOST}, got {str(value)[:60]!r}")
+        return value
 
     def name(self, role: Role) -> str:
         """The token of a role that the class cannot do without.
@@ -124,6 +138,55 @@ def _letters(settings: Settings) -> Tokenizer:
     return made
 
 
+def _likeliest_pieces(settings: Settings) -> Tokenizer:
+    """T5's: between spaces, the pieces that are likeliest together; `extra_ids` marks stand behind the pieces."""
+    given = _sentencepiece.read(Path(_file(settings, "spiece.model")))
+    marks = [f"<extra_id_{number}>" for number in reversed(range(settings.count("extra_ids", 100)))]
+    pieces = [*given.pieces, *((mark, 0.0) for mark in marks)]
+    made = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=False))
+    if given.characters:
+        made.normalizer = normalizers.Precompiled(given.characters)
+    spaces = pre_tokenizers.Metaspace(replacement=_PIECE_SPACE, prepend_scheme="always", split=True)
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), spaces])
+    made.decoder = decoders.Metaspace(replacement=_PIECE_SPACE, prepend_scheme="always", split=True)
+    return _whole(made, given, marks)
+
+
+def _merged_pieces(settings: Settings) -> Tokenizer:
+    """Llama's: merges over the whole text, spaces being letters; what has no piece is spelled in bytes."""
+    given = _sentencepiece.read(Path(_file(settings, "tokenizer.model")))
+    made = Tokenizer(models.BPE(given.numbers, _sentencepiece.merges(given.numbers), fuse_unk=True, byte_fallback=True))
+    begins = settings.flag("add_prefix_space", default=True) is not False
+    old = settings.flag("legacy", default=False)
+    scheme = ("always" if old else "first") if begins else "never"
+    made.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_PIECE_SPACE, prepend_scheme=scheme, split=False)
+    made.decoder = _decoder_of_bytes(strip=begins)
+    return _whole(made, given)
+
+
+def _merged_pieces_bare(settings: Settings) -> Tokenizer:
+    """Gemma's: Llama's, without a space before the text."""
+    given = _sentencepiece.read(Path(_file(settings, "tokenizer.model")))
+    pairs, unknown = _sentencepiece.merges(given.numbers), settings.name("unk")
+    made = Tokenizer(models.BPE(given.numbers, pairs, fuse_unk=True, unk_token=unknown, byte_fallback=True))
+    made.normalizer = normalizers.Replace(" ", _PIECE_SPACE)
+    made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous", invert=False)
+    made.decoder = _decoder_of_bytes(strip=False)
+    return _whole(made, given)
+
+
+def _decoder_of_bytes(*, strip: bool) -> decoders.Sequence:
+    steps: list[Any] = [decoders.Replace(_PIECE_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    return decoders.Sequence([*steps, decoders.Strip(content=" ", left=1)] if strip else steps)
+
+
+def _whole(made: Tokenizer, given: _sentencepiece.SentencePiece, marks: Sequence[str] = ()) -> Tokenizer:
+    """With the pieces that are never cut."""
+    made.add_tokens([AddedToken(piece, normalized=False, special=True) for piece in (*given.special, *marks)])
+    made.add_tokens([AddedToken(piece, normalized=False, special=False) for piece in given.kept])
+    return made
+
+
 # ------------------------------------------------------------------ frames
 
 
@@ -160,6 +223,12 @@ def _begin_and_end(settings: Settings, made: Tokenizer) -> Any:  # noqa: ANN401
     )
 
 
+def _end(settings: Settings, made: Tokenizer) -> Any:  # noqa: ANN401
+    end = settings.name("eos")
+    tokens = [(end, _number(made, end))]
+    return processors.TemplateProcessing(single=["$A", end], pair=["$A", end, "$B", end], special_tokens=tokens)
+
+
 def _if_asked(settings: Settings, made: Tokenizer) -> Any:  # noqa: ANN401
     """Beginning and end, where add_bos_token and add_eos_token ask for them."""
     begin = [settings.name("bos")] if settings.flag("add_bos_token", default=False) else []
@@ -186,14 +255,21 @@ _ROBERTA: Mapping[Role, str] = {
     "mask": "<mask>",
 }
 _ESM: Mapping[Role, str] = {"eos": "<eos>", "unk": "<unk>", "pad": "<pad>", "cls": "<cls>", "mask": "<mask>"}
+_LLAMA: Mapping[Role, str] = {"bos": "<s>", "eos": "</s>", "unk": "<unk>"}
+_GEMMA: Mapping[Role, str] = {"bos": "<bos>", "eos": "<eos>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
+_T5: Mapping[Role, str] = {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
 CLASSES: dict[str, Class] = {
     "BertTokenizer": Class(_wordpiece, _begin_and_separate, _BERT),
     "DistilBertTokenizer": Class(_wordpiece, _begin_and_separate, _BERT),
+    "BartTokenizer": Class(_byte_level, _begin_and_separate_twice, _ROBERTA),
     "RobertaTokenizer": Class(_byte_level, _begin_and_separate_twice, _ROBERTA),
     "GPT2Tokenizer": Class(_byte_level, _if_asked, _GPT2),
     "GPTNeoXTokenizer": Class(_byte_level_composed, _if_asked, {**_GPT2, "pad": "<|padding|>"}),
     "OpenAIGPTTokenizer": Class(_lower_case, _if_asked, {"unk": "<unk>"}),
     "EsmTokenizer": Class(_letters, _begin_and_end, _ESM),
+    "T5Tokenizer": Class(_likeliest_pieces, _end, _T5),
+    "LlamaTokenizer": Class(_merged_pieces, _if_asked, _LLAMA),
+    "GemmaTokenizer": Class(_merged_pieces_bare, _if_asked, _GEMMA),
 }
 
 
@@ -218,9 +294,13 @@ def read(folder: Path, usual: str | None = None) -> Tokenizer:
     return made
 
 
-def there(folder: Path) -> bool:
-    """Whether a folder has a tokenizer that `read` might understand."""
-    return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "merges.txt"))
+def there(folder: Path, usual: str | None = None) -> bool:
+    """Whether a folder has a tokenizer that `read` might understand; usual: as there."""
+    if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "merges.txt")):
+        return True
+    name = _json(folder / "tokenizer_config.json").get("tokenizer_class") or usual
+    known = isinstance(name, str) and name.removesuffix("Fast") in CLASSES
+    return known and any((folder / name).is_file() for name in ("spiece.model", "tokenizer.model"))
 
 
 def _older(folder: Path, usual: str | None) -> Tokenizer:

@@ -87,15 +87,32 @@ def pair(given: Fields, head: dict[str, Any], **options: Any) -> config.Model:  
     )
 
 
-def shared(given: Fields, family: str, **options: Any) -> config.Model:  # noqa: ANN401  # fields of config.Model
-    """An encoder-decoder with one table of units for both sides and the head; options: as of `pair`."""
+def shared(given: Fields, family: str, *, classes: int | None = None, **options: Any) -> config.Model:  # noqa: ANN401  # fields of config.Model
+    """An encoder-decoder with one table of units for both sides and the head; options: as of `pair`.
+
+    classes: how many a classifier of the family has that does not say; None: the family has no classifiers.
+    """
     given.only("tie_word_embeddings", True)
     writes, bare = f"{family}ForConditionalGeneration", f"{family}Model"
-    kind = given.architecture({writes: "units", bare: "none"}, writes)
+    judges = {f"{family}ForSequenceClassification": "classes"} if classes else {}
+    kind = given.architecture({writes: "units", bare: "none", **judges}, writes)
     # A number added to each score: zeros that some checkpoints keep. Without keys to look at, what the first had.
     bias = kind == "units" and (_BIAS in given.keys or (not given.keys and family != "M2M100"))
     sizes = {"vocab_size": given.integer("vocab_size"), "tie": "all"}
-    return pair(given, {"kind": kind, "bias": bias}, **sizes, **options)
+    head = {"kind": kind, "bias": bias} if kind != "classes" else _judge(given, classes or 2)
+    return pair(given, head, **sizes, **options)
+
+
+def _judge(given: Fields, classes: int) -> dict[str, Any]:
+    return {
+        "kind": "classes",
+        "classes": given.classes(classes),
+        "pool": "last",
+        "pool_id": given.integer("eos_token_id", 2, least=0),
+        "dense": "tanh",
+        "dropout": given.fraction("classifier_dropout", 0.0),
+        "start_id": given.integer("decoder_start_token_id", 2, least=0),
+    }
 
 
 def written(model: config.Model, family: str, writes: str) -> dict[str, Any]:

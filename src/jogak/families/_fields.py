@@ -160,12 +160,12 @@ class Fields:
             return config.Head(kind="classes", pool="last", classes=self.classes(), class_bias=False)
         return config.Head(kind="units" if kind == "units" else "none")
 
-    def classes(self) -> int:
+    def classes(self, default: int = 2) -> int:
         """How many classes a classifier has."""
         if "num_labels" in self:
             return self.integer("num_labels")
         labels = self.raw("id2label")
-        return len(labels) if isinstance(labels, dict) and labels else 2
+        return len(labels) if isinstance(labels, dict) and labels else default
 
     def _take(self, name: str, default: object) -> object:
         value = self._fields.get(name)

@@ -7,7 +7,11 @@ from jogak.families import _bart
 from jogak.families._fields import Fields
 from jogak.families._keys import Table, rename
 
-SUPPORTS = "text to text (BartForConditionalGeneration), without a head (BartModel)"
+SUPPORTS = (
+    "text to text (BartForConditionalGeneration), classifiers (BartForSequenceClassification), without a head "
+    "(BartModel)"
+)
+TOKENIZER = "BartTokenizer"
 _SIZES = {
     "vocab_size": 120,
     "d_model": 32,
@@ -22,8 +26,10 @@ _SIZES = {
 }
 TINY: dict[str, dict[str, Any]] = {
     "BartForConditionalGeneration": _SIZES,
+    "BartForSequenceClassification": {**_SIZES, "pad_token_id": 1},
     "BartModel": {**_SIZES, "scale_embedding": True, "activation_function": "relu"},
 }
+_CLASSES = 3  # of a classifier that does not say: those of entailment
 _OFFSET = 2  # rows of the position table that no position uses
 
 
@@ -36,6 +42,7 @@ def read_config(given: Fields) -> config.Model:
     return _bart.shared(
         given,
         "Bart",
+        classes=_CLASSES,
         position="learned",
         position_offset=_OFFSET,
         embedding_norm=True,
@@ -46,11 +53,20 @@ def read_config(given: Fields) -> config.Model:
 
 def write_config(model: config.Model) -> dict[str, Any]:
     """config.json of a model that can be one of the family; what does not fit is seen when it is read again."""
-    return _bart.written(model, "Bart", "BartForConditionalGeneration")
+    fields = _bart.written(model, "Bart", "BartForConditionalGeneration")
+    if model.head.kind != "classes":
+        return fields
+    judge = {"architectures": ["BartForSequenceClassification"], "num_labels": model.head.classes}
+    marks = {"decoder_start_token_id": model.head.start_id, "eos_token_id": model.head.pool_id}
+    return {**fields, **judge, **marks, "classifier_dropout": model.head.dropout}
 
 
 def table(model: config.Model) -> Table:
     """With a table of positions on each side."""
     sides = ("encoder", "decoder")
     positions = (rename(f"model.{s}.embed_positions.weight", f"{s}.embedding.position.weight") for s in sides)
-    return Table((*_bart.shared_rules(model), *positions), prefix="model.")
+    judge = (
+        rename("classification_head.dense.{p}", "dense.linear.{p}"),
+        rename("classification_head.out_proj.{p}", "head.{p}"),
+    )
+    return Table((*_bart.shared_rules(model), *positions, *judge), prefix="model.")

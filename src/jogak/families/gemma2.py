@@ -9,6 +9,7 @@ from jogak.families._keys import Table, rename
 from jogak.families._layers import WHOLE, WINDOWED, windowed
 
 SUPPORTS = "language models (Gemma2ForCausalLM), without a head (Gemma2Model)"
+TOKENIZER = "GemmaTokenizer"
 _SIZES = {
     **llama.TINY["LlamaForCausalLM"],
     "num_hidden_layers": 3,

@@ -7,6 +7,7 @@ from jogak.families import t5
 from jogak.families._fields import Fields
 
 SUPPORTS = "text to text (MT5ForConditionalGeneration), without a head (MT5Model), the encoder alone (MT5EncoderModel)"
+TOKENIZER = "T5Tokenizer"
 _SIZES = t5.TINY["T5ForConditionalGeneration"]
 TINY: dict[str, dict[str, Any]] = {
     "MT5ForConditionalGeneration": _SIZES,

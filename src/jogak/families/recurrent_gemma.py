@@ -13,6 +13,7 @@ from jogak.families._rotary import rotary_options
 from jogak.families.mamba import CONVOLUTION
 
 SUPPORTS = "language models (RecurrentGemmaForCausalLM), without a head (RecurrentGemmaModel)"
+TOKENIZER = "GemmaTokenizer"
 _SIZES = {
     "vocab_size": 120,
     "hidden_size": 24,

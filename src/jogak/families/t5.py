@@ -7,6 +7,7 @@ from jogak.families._fields import GATED, Fields, activation_of, heads_of, width
 from jogak.families._keys import Rule, Table, concatenate, rename, tie
 
 SUPPORTS = "text to text (T5ForConditionalGeneration), without a head (T5Model), the encoder alone (T5EncoderModel)"
+TOKENIZER = "T5Tokenizer"
 _SIZES = {
     "vocab_size": 120,
     "d_model": 32,

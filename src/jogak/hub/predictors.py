@@ -17,7 +17,7 @@ from jogak.hub.forecast import can_forecast
 from jogak.hub.pretrained import Pretrained
 from jogak.hub.transcribe import Transcriber, can_transcribe
 from jogak.hub.writing import generator, text_of
-from jogak.models import Classifier, Decoder, EncoderDecoder
+from jogak.models import Classifier, Decoder, EncoderDecoder, Rereader
 from jogak.tasks._decode import decode_with, is_search
 from jogak.tasks.contract import Predictor
 
@@ -179,7 +179,7 @@ def predictor(model: Pretrained, **settings: Any) -> Predictor:  # noqa: ANN401
     given = {name: value for name, value in settings.items() if value is not None}
     if isinstance(model.module, Decoder) and model.config.head.kind == "units":
         return Writer(model, decode_with(config.Decode(max_length=64, length_penalty=1.0), **given))
-    if isinstance(model.module, Classifier):
+    if isinstance(model.module, Classifier | Rereader):
         _only(given, "n_best")
         return Labeller(model, given.get("n_best", 1))
     _only(given)

@@ -315,7 +315,7 @@ class Pretrained:
     def has_tokenizer(self) -> bool:
         from jogak.codecs import vocabularies
 
-        return self._tokenizer is not None or vocabularies.there(self.folder)
+        return self._tokenizer is not None or vocabularies.there(self.folder, getattr(self.family, "TOKENIZER", None))
 
     def _start(self) -> int:
         return self.special("decoder_start_token_id", self.special("bos_token_id", -1))

@@ -125,7 +125,18 @@ def _head(given: config.Head) -> dict[str, Any]:
     """What the head's kind leaves of its options."""
     known = {
         "units": ("transform", "transform_bias", "bias", "scale", "softcap"),
-        "classes": ("classes", "class_bias", "pool", "voters", "dense", "dense_size", "transform", "transform_bias"),
+        "classes": (
+            "classes",
+            "class_bias",
+            "start_id",
+            "pool_id",
+            "pool",
+            "voters",
+            "dense",
+            "dense_size",
+            "transform",
+            "transform_bias",
+        ),
         "vector": ("size", "pool", "pool_id", "pool_norm"),
         "values": (
             "size",

@@ -19,7 +19,7 @@ from jogak.hub import keymap
 from jogak.hub.checkpoint import Checkpoint
 from jogak.hub.pretrained import Pretrained
 from jogak.hub.read import Plan, plan, read
-from jogak.models import Classifier, Coder, Decoder, EncoderDecoder, Towers
+from jogak.models import Classifier, Coder, Decoder, EncoderDecoder, Rereader, Towers
 
 CLOSE = 1e-4  # of the largest number
 ROWS, LENGTH, WRITTEN = 2, 12, 16
@@ -202,6 +202,8 @@ def _inputs(made: Plan, theirs: Any) -> tuple[list[Tensor], dict[str, Tensor]]: 
     size = given.vocab_size or 1
     first = next(iter(_coders(model).values()))
     raw = ids(given.source_vocab_size or size, LENGTH) if first.input is None else first.input.example(ROWS)
+    if isinstance(model, Rereader):
+        raw[:, -1] = theirs.config.eos_token_id  # it judges at the end mark
     ours, named = [raw], {theirs.main_input_name: raw}
     if isinstance(model, EncoderDecoder):
         target = ids(size, LENGTH // 2)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from jogak.errors import UserError
 from jogak.looking.panel import Floats, Kind, Panel
 from jogak.mixers import EMPTY, Context, Mixer
-from jogak.models import Classifier, Coder, Decoder, Encoder, EncoderDecoder, Model
+from jogak.models import Classifier, Coder, Decoder, Encoder, EncoderDecoder, Model, Rereader
 
 TITLES: dict[Kind, str] = {
     "encoder": "Encoder self-attention",
@@ -57,6 +57,8 @@ def collect(
         labels = _labels("source", source_ids, source_labels)
         kind: Kind = "encoder" if model.config.topology == "encoder" else "decoder"
         return [_panel(kind, _mixers(model.coder), _calls(model, source_ids, ()), labels, labels)]
+    if isinstance(model, Rereader):
+        raise UserError("a classifier with both sides is not shown yet; look at one of topology 'encoder' or 'decoder'")
     source = _labels("source", source_ids, source_labels) if isinstance(model, Encoder | EncoderDecoder) else []
     target = _labels("target", target_ids, target_labels) if isinstance(model, Decoder) else []
     rows = _labels("target", target_ids, written_labels) if written_labels and target else target

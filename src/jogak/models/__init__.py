@@ -9,6 +9,7 @@ from jogak.errors import UserError
 from jogak.models.block import BlockState, Stack, build_stack, with_mixer
 from jogak.models.classifier import Classifier
 from jogak.models.forecaster import Forecaster
+from jogak.models.rereader import Rereader
 from jogak.models.topologies import Coder, Decoder, Encoder, EncoderDecoder, ModelState, Source
 from jogak.models.towers import Towers
 from jogak.models.undrawn import Undrawn
@@ -23,6 +24,7 @@ __all__ = [
     "Forecaster",
     "Model",
     "ModelState",
+    "Rereader",
     "Source",
     "Stack",
     "Towers",
@@ -32,7 +34,7 @@ __all__ = [
     "with_mixer",
 ]
 
-Model = Encoder | Decoder | EncoderDecoder | Classifier | Forecaster | Towers
+Model = Encoder | Decoder | EncoderDecoder | Classifier | Rereader | Forecaster | Towers
 TOPOLOGIES: dict[str, type[Encoder] | type[Decoder]] = {
     "encoder": Encoder,
     "decoder": Decoder,
@@ -58,7 +60,7 @@ def _one(given: config.Model, vocab_size: int | None) -> Model:
     if size is None:
         raise UserError("model.vocab_size is not set and no codec says it; set model.vocab_size")
     if given.head.kind in ("classes", "values"):
-        return Classifier(given, size)
+        return Rereader(given, size) if given.topology == "encoder-decoder" else Classifier(given, size)
     return Forecaster(given, size) if given.head.kind == "forecast" else TOPOLOGIES[given.topology](given, size)
 
 

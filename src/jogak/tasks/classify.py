@@ -161,7 +161,8 @@ def _model(recipe: config.Recipe, codec: TextCodec, labels: Sequence[str]) -> Cl
         raise UserError(f"model.head.classes: {head.classes} is set and the data has {len(labels)}; set it to null")
     given = recipe.model.model_copy(update={"head": head.model_copy(update={"classes": len(labels)})})
     model = models.build(given, codec.vocab_size)
-    assert isinstance(model, Classifier)
+    if not isinstance(model, Classifier):
+        raise UserError("model.topology: classification trains 'encoder' and 'decoder'; set one of them")
     return model
 
 
