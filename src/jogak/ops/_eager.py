@@ -1,0 +1,14 @@
+"""Whether a compiled loop may take the place of torch's operations."""
+
+import torch
+from torch import Tensor
+
+from jogak.ops._compiled import AVAILABLE
+
+LEAST = 1 << 14  # numbers: what less of them take is not worth numba's import
+
+
+def loops(x: Tensor) -> bool:
+    """Whether x is float32 on a CPU and large, and nobody writes down torch's operations (compile, export, trace)."""
+    plain = AVAILABLE and x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() >= LEAST
+    return plain and type(x) is Tensor and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
