@@ -3,10 +3,23 @@
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jogak.ops import rms_norm
+
 Norm = Literal["layer", "rms", "rms_plus_one"]
+
+
+class RMSNorm(nn.Module):
+    """y = w x / sqrt(mean(x^2) + eps): x [... D] -> [... D]. Source: Zhang & Sennrich 2019 (1910.07467)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm.auto(x, self.weight, self.eps)
 
 
 class RMSNormPlusOne(nn.Module):
@@ -21,12 +34,11 @@ class RMSNormPlusOne(nn.Module):
         self.weight = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return F.rms_norm(x.to(wide), self.weight.shape, 1 + self.weight.to(wide), self.eps).to(x.dtype)
+        return rms_norm.auto(x, self.weight, self.eps, 1.0)
 
 
 def build_norm(kind: Norm, width: int, eps: float, *, bias: bool = True) -> nn.Module:
-    """LayerNorm (Ba et al. 2016, 1607.06450) or RMSNorm (Zhang & Sennrich 2019, 1910.07467) over [... D]."""
+    """LayerNorm (Ba et al. 2016, 1607.06450) or RMSNorm, whose weight may have one added, over [... D]."""
     if kind == "layer":
         return nn.LayerNorm(width, eps=eps, bias=bias)
-    return nn.RMSNorm(width, eps=eps) if kind == "rms" else RMSNormPlusOne(width, eps)
+    return RMSNorm(width, eps) if kind == "rms" else RMSNormPlusOne(width, eps)

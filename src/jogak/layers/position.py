@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from jogak.errors import UserError
 from jogak.layers import rotary_scaling
+from jogak.ops import rotary
 
 
 class Sinusoidal(nn.Module):
@@ -94,16 +95,20 @@ class Rotary(nn.Module):
         self.kept: Tensor | None
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        speed = self._speed(x.device) if self.kept is None else self.kept.float()
-        angle = positions.unsqueeze(-1) * speed  # [B T R/2]
-        cos, sin = angle.cos().unsqueeze(2), angle.sin().unsqueeze(2)
-        if self.amplitude != 1:
-            cos, sin = cos * self.amplitude, sin * self.amplitude
-        a, b = x[..., : self.turned].float().chunk(2, dim=-1)
-        parts = [a * cos - b * sin, b * cos + a * sin]
-        if self.turned < self.head_dim:
-            parts.append(x[..., self.turned :].float())
-        return torch.cat(parts, dim=-1).to(x.dtype)
+        return rotary.auto(x, *self.angles(positions))
+
+    def both(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys of the same positions, turned alike."""
+        cos, sin = self.angles(positions)
+        return rotary.auto(q, cos, sin), rotary.auto(k, cos, sin)
+
+    def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of positions [B T], times the scaling's amplitude: [B T R/2]."""
+        speed = self._speed(positions.device) if self.kept is None else self.kept.float()
+        angle = positions.unsqueeze(-1) * speed
+        if self.amplitude == 1:
+            return angle.cos(), angle.sin()
+        return angle.cos() * self.amplitude, angle.sin() * self.amplitude
 
     def _speed(self, device: torch.device | None) -> Tensor:
         """The angle of each pair at position 1, [R/2]."""

@@ -168,7 +168,7 @@ class Attention(Mixer):
         if self.rotary is None:
             return q, k
         at = counting.count((1, k.shape[1]), k.device, before=state.seen) if places is None else places.positions
-        return self.rotary(q, at), self.rotary(k, at)
+        return self.rotary.both(q, k, at)
 
     def _places(self, k: Tensor, state: State, context: Context) -> _Places | None:
         """Counted positions, where anything here depends on them."""

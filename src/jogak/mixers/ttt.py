@@ -176,7 +176,7 @@ class TTT(Mixer):
         if self.rotary is not None:
             at = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
             at = (at if place is None else at + place.unsqueeze(1)) % self.size
-            q, k = self.rotary(q, at), self.rotary(k, at)
+            q, k = self.rotary.both(q, k, at)
         # Not rounded again: the inner loss is steep where what its LayerNorm is given varies little.
         q, k, v = (part.to(torch.promote_types(x.dtype, torch.float32)) for part in (q, k, v))
         rate = self.rate * torch.sigmoid(F.linear(x, self.rate_weight, self.rate_bias))

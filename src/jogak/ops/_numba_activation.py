@@ -94,9 +94,12 @@ def _gated(first, last, x, y, kind, rows):
             elif kind == 1:
                 for i in range(width):
                     made[i] = _gelu_tanh(a[i])[0] * b[i]
-            else:
+            elif kind == 2:
                 for i in range(width):
                     made[i] = _gelu(a[i])[0] * b[i]
+            else:
+                for i in range(width):
+                    made[i] = max(a[i], np.float32(0)) * b[i]
 
 
 def _gated_back(first, last, x, grad, dx, kind, rows):
@@ -112,10 +115,14 @@ def _gated_back(first, last, x, grad, dx, kind, rows):
                 for i in range(width):
                     value, steep = _gelu_tanh(a[i])
                     da[i], db[i] = slope[i] * b[i] * steep, slope[i] * value
-            else:
+            elif kind == 2:
                 for i in range(width):
                     value, steep = _gelu(a[i])
                     da[i], db[i] = slope[i] * b[i] * steep, slope[i] * value
+            else:
+                for i in range(width):
+                    da[i] = slope[i] * b[i] if a[i] > np.float32(0) else np.float32(0)
+                    db[i] = slope[i] * max(a[i], np.float32(0))
 
 
 _plain_kernel, _plain_back_kernel, _gated_kernel, _gated_back_kernel = map(

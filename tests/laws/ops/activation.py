@@ -7,7 +7,7 @@ from tests.laws.cases import Case
 from tests.laws.support import DEVICE, noise
 
 
-def _case(kind: str, gated: bool, *shape: int) -> Case:  # noqa: FBT001
+def _case(kind: str, gated: bool, *shape: int) -> Case:
     name = f"{kind}{'-gated' if gated else ''}-{'x'.join(map(str, shape))}"
     return Case(name, {"x": noise(*shape, seed=1) * 3}, {"kind": kind, "gated": gated})
 
