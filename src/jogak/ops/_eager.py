@@ -5,7 +5,12 @@ from torch import Tensor
 
 from jogak.ops._compiled import AVAILABLE
 
-LEAST = 1 << 14  # numbers: what less of them take is not worth numba's import
+LEAST = 1 << 12  # numbers: what less of them take is not worth numba's import
+
+
+def learns(*tensors: Tensor) -> bool:
+    """Whether what is made of them has a gradient."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def loops(x: Tensor) -> bool:

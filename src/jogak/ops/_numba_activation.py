@@ -130,22 +130,34 @@ _plain_kernel, _plain_back_kernel, _gated_kernel, _gated_back_kernel = map(
 )
 
 
+def _tasks(y: Tensor) -> tuple[int, int, int]:
+    """Of y [N F]: rows of one task, how many tasks, and the steps of all."""
+    rows = max(1, ROWS // max(1, y.shape[1]))
+    return rows, -(-len(y) // rows), y.numel() * STEPS
+
+
+def activated(x: Tensor, kind: int | None) -> tuple[Tensor, Tensor]:
+    """What Activated gives, and the rows of x, which it needs on the way back."""
+    given = x.reshape(-1, x.shape[-1]).contiguous()
+    width = given.shape[1] if kind is None else given.shape[1] // 2
+    y = given.new_empty(len(given), width)
+    rows, tasks, work = _tasks(y)
+    if kind is None:
+        _plain_kernel(tasks, given.numpy(), y.numpy(), rows, work=work)
+    else:
+        _gated_kernel(tasks, given.numpy(), y.numpy(), kind, rows, work=work)
+    return y.view(*x.shape[:-1], width), given
+
+
 class Activated(torch.autograd.Function):
     """GELU in its tanh form of x [... F], or where a kind is given f(a) b [... F] of x = (a, b) [... 2F]; float32."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kind: int | None) -> Tensor:  # noqa: ANN401  # autograd's own context
-        given = x.detach().reshape(-1, x.shape[-1]).contiguous()
-        width = given.shape[1] if kind is None else given.shape[1] // 2
-        y, rows = given.new_empty(len(given), width), max(1, ROWS // max(1, width))
-        tasks, work = -(-len(y) // rows), y.numel() * STEPS
-        if kind is None:
-            _plain_kernel(tasks, given.numpy(), y.numpy(), rows, work=work)
-        else:
-            _gated_kernel(tasks, given.numpy(), y.numpy(), kind, rows, work=work)
+        y, given = activated(x.detach(), kind)
         ctx.save_for_backward(given)
-        ctx.given = kind, rows, tasks, work
-        return y.view(*x.shape[:-1], width)
+        ctx.kind = kind
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -154,11 +166,11 @@ class Activated(torch.autograd.Function):
         grad: Tensor,
     ) -> tuple[Tensor | None, ...]:
         (given,) = ctx.saved_tensors
-        kind, rows, tasks, work = ctx.given
-        dx = torch.empty_like(given)
-        arrays = tuple(t.numpy() for t in (given, grad.reshape(len(given), -1).contiguous(), dx))
-        if kind is None:
+        slopes, dx = grad.reshape(len(given), -1).contiguous(), torch.empty_like(given)
+        rows, tasks, work = _tasks(slopes)
+        arrays = (given.numpy(), slopes.numpy(), dx.numpy())
+        if ctx.kind is None:
             _plain_back_kernel(tasks, *arrays, rows, work=2 * work)
         else:
-            _gated_back_kernel(tasks, *arrays, kind, rows, work=2 * work)
+            _gated_back_kernel(tasks, *arrays, ctx.kind, rows, work=2 * work)
         return dx.view(*grad.shape[:-1], given.shape[1]), None

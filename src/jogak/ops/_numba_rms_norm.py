@@ -52,18 +52,24 @@ def _backward(first, last, x, weight, inverse, grad, dx, dw, plus):
 _forward_kernel, _backward_kernel = Kernel(_forward, reorder=True), Kernel(_backward, reorder=True)
 
 
+def normed(x: Tensor, weight: Tensor, eps: float, plus: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What Normed gives, and what it needs on the way back: rows [N D], weight, inverse [N]."""
+    rows, w = x.reshape(-1, x.shape[-1]).contiguous(), weight.contiguous()
+    y, inverse = torch.empty_like(rows), rows.new_empty(len(rows))
+    arrays = (rows.numpy(), w.numpy(), y.numpy(), inverse.numpy())
+    _forward_kernel(-(-len(rows) // ROWS), *arrays, np.float32(eps), np.float32(plus), work=rows.numel() * STEPS)
+    return y.view(x.shape), rows, w, inverse
+
+
 class Normed(torch.autograd.Function):
     """(weight + plus) x / sqrt(mean(x^2) + eps) of x [... D] and weight [D] in float32."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, plus: float) -> Tensor:  # noqa: ANN401  # autograd's
-        rows, w = x.detach().reshape(-1, x.shape[-1]).contiguous(), weight.detach().contiguous()
-        y, inverse = torch.empty_like(rows), rows.new_empty(len(rows))
-        arrays = (rows.numpy(), w.numpy(), y.numpy(), inverse.numpy())
-        _forward_kernel(-(-len(rows) // ROWS), *arrays, np.float32(eps), np.float32(plus), work=rows.numel() * STEPS)
-        ctx.save_for_backward(rows, w, inverse)
+        y, *kept = normed(x.detach(), weight.detach(), eps, plus)
+        ctx.save_for_backward(*kept)
         ctx.plus = np.float32(plus)
-        return y.view(x.shape)
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable

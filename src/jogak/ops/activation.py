@@ -12,7 +12,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor
 
-from jogak.ops._eager import loops
+from jogak.ops._eager import learns, loops
 
 PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -35,9 +35,10 @@ def looped(x: Tensor, kind: str, *, gated: bool = False) -> Tensor:
     """The same in one pass, GELU within 1e-6; what torch itself does in one is left to it."""
     if not gated and kind != "gelu_tanh":
         return reference(x, kind)
-    from jogak.ops._numba_activation import Activated
+    from jogak.ops._numba_activation import Activated, activated
 
-    y = Activated.apply(x.float(), NUMBERS[kind] if gated else None)
+    number = NUMBERS[kind] if gated else None
+    y = Activated.apply(x.float(), number) if learns(x) else activated(x.float().detach(), number)[0]
     return y.to(x.dtype)  # pyright: ignore[reportOptionalMemberAccess]  # apply is untyped
 
 
