@@ -161,12 +161,11 @@ class Attention(Mixer):
         """q [B T H K], k and v [B T G K], turned to their positions."""
         heads = self.qkv(silence(x, context.mask)).unflatten(-1, (-1, self.head_dim))
         q, k, v = heads.split((self.heads, self.groups, self.groups), dim=2)
-        normed = self.q_norm is not None and self.k_norm is not None
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if self.rotary is not None:
             angles = self.rotary.counted(x, state.seen) if places is None else self.rotary.angles(places.positions)
-            if normed:
+            if self.q_norm is not None:
                 (q,), (k,) = turn(q, *angles), turn(k, *angles)
             else:  # both in one go, as they lie
                 q, k = turn(heads[:, :, : -self.groups], *angles, (self.heads, self.groups))

@@ -16,4 +16,5 @@ def learns(*tensors: Tensor) -> bool:
 def loops(x: Tensor) -> bool:
     """Whether x is float32 on a CPU and large, and nobody writes down torch's operations (compile, export, trace)."""
     plain = AVAILABLE and x.dtype == torch.float32 and x.device.type == "cpu" and x.numel() >= LEAST
-    return plain and type(x) is Tensor and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    written = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return plain and type(x) is Tensor and not written

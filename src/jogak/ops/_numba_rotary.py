@@ -55,9 +55,10 @@ class Turned(torch.autograd.Function):
         *grads: Tensor,
     ) -> tuple[Tensor | None, ...]:
         batch, length, _, width = grads[0].shape
+        cos, sin = ctx.saved_tensors
         dx = grads[0].new_empty(batch, length, sum(ctx.parts), width)
         for grad, place in zip(grads, dx.split(ctx.parts, dim=2), strict=True):
-            _run(grad, place, *ctx.saved_tensors, -1)
+            _run(grad, place, cos, sin, -1)
         return dx, None, None, None
 
 
