@@ -41,6 +41,7 @@ from jogak.tasks.contract import Evaluation, Predictor, Result, Trained, Writes,
 from jogak.training import fit, machine
 from jogak.training.run import Run, load_into
 
+SOUNDS = (".wav", ".flac", ".ogg", ".mp3")  # files of sound; all but .wav need the package soundfile
 CHAT_BYTES = 1 << 29  # of states that a conversation keeps, so that its history is read once
 
 Overrides = Sequence[str] | Mapping[str, object]
@@ -315,7 +316,11 @@ def run_inputs(
     _check_inputs(inputs, output)
     loaded = load(model, device=device)
     field = loaded.trained.field if isinstance(loaded, Model) else "text"
-    runner = Runner(_predictor(loaded, **settings), field=field, as_json=as_json, warn=_warn)
+    predictor = _predictor(loaded, **settings)
+    runner = Runner(predictor, field=field, as_json=as_json, warn=_warn)
+    if _check_sounds(model, inputs, hears=getattr(predictor, "reads_sound", False)):
+        _emit(_texts(runner, inputs), output)
+        return
     for name in filter(_is_folder, inputs):
         assert output is not None
         for written in runner.folder(Path(name), output):
@@ -365,12 +370,22 @@ def _check_inputs(inputs: Sequence[str], output: Path | None) -> None:
         if _is_folder(name):
             if output is None:
                 raise UserError(f"{name}: is a folder; say with --output where the answers are to go")
-        elif ending in ENDINGS and not there and len(name.split()) == 1:
+        elif ending in (*ENDINGS, *SOUNDS) and not there and len(name.split()) == 1:
             raise UserError(f"{name}: there is no such file")
-        elif there and ending not in ENDINGS:
-            raise UserError(f"{name}: files of this kind are not read; known: {', '.join(ENDINGS)}")
+        elif there and ending not in (*ENDINGS, *SOUNDS):
+            raise UserError(f"{name}: files of this kind are not read; known: {', '.join([*ENDINGS, *SOUNDS])}")
         elif there and ending in (".po", ".pot") and len(inputs) > 1:
             raise UserError(f"{name}: a catalogue cannot share its output; translate it alone, or the folder it is in")
+
+
+def _check_sounds(model: object, inputs: Sequence[str], *, hears: bool) -> bool:
+    """Whether the inputs are files of sound and the model hears; refuses one without the other."""
+    sounds = [name for name in inputs if Path(name).suffix in SOUNDS and _is_file(name)]
+    if hears and len(sounds) < max(1, len(inputs)):
+        raise UserError(f"{model}: hears files of sound ({', '.join(SOUNDS)}) and reads nothing else; give their names")
+    if sounds and not hears:
+        raise UserError(f"{sounds[0]}: is a file of sound, and {model} does not hear")
+    return hears
 
 
 def _answers(runner: Runner, inputs: Sequence[str]) -> Iterator[bytes]:

@@ -58,7 +58,7 @@ def _pattern(value: Any) -> Any:  # noqa: ANN401
     return value if isinstance(value, list | tuple) else [value]
 
 
-Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "quick_gelu", "relu2", "tanh"]
+Activation = Literal["relu", "gelu", "gelu_tanh", "silu", "quick_gelu", "relu2", "tanh", "linear"]
 
 
 class FeedForward(Strict):
@@ -83,7 +83,8 @@ class Stack(Strict):
     cross: MixerChoice | None = None  # decoder of an encoder-decoder; None there: attention, where there is a memory
     feedforward: FeedForward | None = FeedForward()
     feedforwards: tuple[FeedForward | None, ...] | None = None  # a repeating pattern of them, instead of one for all
-    norm: Literal["layer", "rms", "rms_plus_one"] = "layer"  # rms_plus_one: scaled by 1 + weight
+    # rms_plus_one: scaled by 1 + weight; batch: each number over the batch, where rows are never padded
+    norm: Literal["layer", "rms", "rms_plus_one", "batch"] = "layer"
     # parallel: mixer and feedforward read one norm, parallel_apart: each its own; plain: no residual, no norm
     placement: Literal["pre", "post", "sandwich", "parallel", "parallel_apart", "plain"] = "post"
     norm_eps: Annotated[float, Field(gt=0)] = 1e-5
@@ -96,18 +97,25 @@ class Stack(Strict):
 class Head(Strict):
     """What stands behind the last stack: a score for every unit at each position, or for every class of a sequence."""
 
-    kind: Literal["units", "classes", "vector", "none"] = "units"  # none: what the last stack wrote
+    # values: numbers that a sequence has; forecast: how a series goes on; patches: each position's part of a series
+    # again; none: what the last stack wrote
+    kind: Literal["units", "classes", "vector", "values", "forecast", "patches", "none"] = "units"
     classes: Positive | None = None  # None: what the data has
-    size: Positive | None = None  # of vector: how many numbers a sequence becomes; None: the model's width
-    # of classes, vector and none: which positions make it up; unit: the first that holds the unit pool_id
-    pool: Literal["mean", "max", "first", "last", "unit", "convolutions"] = "mean"
+    # of vector: how many numbers a sequence becomes; None: the model's width. Of values: how many; of forecast: how far
+    size: Positive | None = None
+    bounds: tuple[float, float] | None = None  # of values: a sigmoid between them
+    # of all but units and patches: which positions make it up; unit: the first that holds the unit pool_id; all: of
+    # forecast, one behind another
+    pool: Literal["mean", "max", "first", "last", "unit", "convolutions", "all"] = "mean"
     pool_id: Annotated[int, Field(ge=0)] | None = None  # of pool: unit; None: the unit with the highest number
     pool_norm: bool = False  # of vector and none: what is pooled is normed
     widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (3, 4, 5)  # of pool: convolutions
     channels: Positive = 100  # of pool: convolutions, for each width
-    dropout: Fraction = 0.0  # of classes: before the scores
+    dropout: Fraction = 0.0  # of classes, values, forecast and patches: before them
     voters: Positive = 1  # of classes: so many first positions each have scores of their own; their mean counts
     dense: Activation | None = None  # of classes and none: what is pooled goes through a layer with this activation
+    dense_size: Positive | None = None  # of classes: what that layer gives; None: the model's width
+    class_bias: bool = True  # of classes: scores have one
     # of units and classes: a layer with this activation and a norm before the scores
     transform: Activation | None = None
     transform_bias: bool = True
@@ -151,8 +159,8 @@ class Model(Strict):
             wanted, given = side in self.topology.split("-"), getattr(self, side) is not None
             if given and not wanted:
                 raise ValueError(f"topology '{self.topology}' has no {side}; remove '{side}'")
-        if self.topology == "encoder-decoder" and self.head.kind == "classes":
-            raise ValueError("'head.kind: classes' needs topology 'encoder' or 'decoder'")
+        if self.topology == "encoder-decoder" and self.head.kind in ("classes", "values"):
+            raise ValueError(f"'head.kind: {self.head.kind}' needs topology 'encoder' or 'decoder'")
         if self.topology != "encoder-decoder" and self.decoder is not None and self.decoder.cross is not None:
             raise ValueError("'decoder.cross' needs topology 'encoder-decoder', which gives it something to read")
         if self.decoder is not None and self.decoder.causal is not None:
@@ -165,8 +173,8 @@ class Model(Strict):
         for tower in self.towers or ():
             if tower.topology != "encoder" or tower.head.kind != "vector":
                 raise ValueError("'towers' must be two models of topology 'encoder' and 'head.kind: vector'")
-        if self.head.kind == "vector" and self.topology != "encoder":
-            raise ValueError("'head.kind: vector' needs topology 'encoder'")
+        if self.head.kind in ("vector", "forecast", "patches") and self.topology != "encoder":
+            raise ValueError(f"'head.kind: {self.head.kind}' needs topology 'encoder'")
         self._handover_fits()
         return self
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from jogak.hub.verify import OUTPUTS
+
 ROWS, LENGTH = 3, 11
 LENGTHS = torch.tensor([LENGTH, 6, 9])
 
@@ -32,7 +34,7 @@ class Inputs:
     def output(self, model: nn.Module) -> Tensor:
         """Logits, or the last hidden states of a model without a head."""
         found = model(**self.theirs)
-        for name in ("logits", "logits_per_image", "text_embeds", "image_embeds", "last_hidden_state"):
+        for name in OUTPUTS:
             if name in found:
                 return found[name]
         raise AssertionError(f"{type(model).__name__} gives {list(found)}")
@@ -113,7 +115,8 @@ def waves(model: nn.Module) -> Inputs:
     x = x.masked_fill(~mask, 0)
     lengths = model._get_feat_extract_output_lengths(mask.sum(1))
     real = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
-    return Inputs((x, mask), {"input_values": x, "attention_mask": mask.long()}, real, whole)
+    per_row = "Classification" in type(model).__name__
+    return Inputs((x, mask), {"input_values": x, "attention_mask": mask.long()}, None if per_row else real, whole)
 
 
 def captions(model: nn.Module) -> Inputs:
@@ -139,12 +142,23 @@ def towers(model: nn.Module) -> Inputs:
     return replace(joined(read), without=joined(read.bare()))
 
 
+def series(model: nn.Module) -> Inputs:
+    """Values of several channels, some of them missing."""
+    given, generator = model.config, torch.Generator().manual_seed(1)
+    x = torch.randn(ROWS, given.context_length, given.num_input_channels, generator=generator).cumsum(1) * 3 + 2
+    mask = torch.rand(x.shape, generator=generator) < 0.8
+    whole = Inputs((x,), {"past_values": x})
+    x = x.masked_fill(~mask, 0)
+    return Inputs((x, mask), {"past_values": x, "past_observed_mask": mask.float()}, None, whole)
+
+
 # By what a model of `transformers` calls its main input.
 KINDS: dict[str, Callable[[nn.Module], Inputs]] = {
     "input_ids": units,
     "pixel_values": pictures,
     "input_features": frames,
     "input_values": waves,
+    "past_values": series,
 }
 
 

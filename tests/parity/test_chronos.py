@@ -93,3 +93,49 @@ def test_forecasts_as_theirs(folder: Path) -> None:
     units = torch.tensor(model.generate(ids, max_new_tokens=6, mask=mask, end=-1).ids)
     assert torch.equal(units, told[:, 1:])
     assert codec.decode(units, scale).shape == (2, 6)
+
+
+@torch.no_grad()
+def test_missing_values_keep_their_places(folder: Path) -> None:
+    """A hole in the middle of a series, as theirs reads it with an attention mask."""
+    model, codec = jogak.load(str(folder)), Values.read(folder)
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
+    series = torch.randn(2, 20, generator=torch.Generator().manual_seed(3)).cumsum(1)
+    series[0, 8:12] = torch.nan
+    ids, mask, _ = codec.encode(series)
+    wanted = theirs.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    found = model.module.read(ids, mask, positions=torch.arange(21).expand(2, -1)).memory
+    assert torch.allclose(found[mask], wanted[mask], atol=1e-5)
+
+
+@torch.no_grad()
+def test_forecast_draws_as_the_scores_say(folder: Path) -> None:
+    """Units of the first step come as often as theirs are likely; the seed decides; further on it reads itself."""
+    model, codec = jogak.load(str(folder)), Values.read(folder)
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
+    series = torch.randn(20, generator=torch.Generator().manual_seed(4)).cumsum(0)
+    found = model.forecast(series, 1, samples=4000, seed=1)
+    ids, mask, scale = codec.encode(series)
+    start = torch.zeros(1, 1, dtype=torch.int64)
+    logits = theirs(input_ids=ids, attention_mask=mask.long(), decoder_input_ids=start).logits[0, -1]
+    kept = logits.topk(50)
+    wanted = (codec.decode(kept.indices.unsqueeze(0), scale)[0] * kept.values.softmax(-1)).sum()
+    spread = found.samples.std() / 4000**0.5
+    assert abs(found.samples.mean() - wanted) < 5 * spread
+    again = model.forecast(series, samples=5, seed=1)
+    assert again.samples.shape == (1, 5, 6, 1)
+    assert torch.equal(again.samples, model.forecast(series, samples=5, seed=1).samples)
+    assert not torch.equal(again.samples, model.forecast(series, samples=5, seed=2).samples)
+    assert torch.equal(again.quantile(0.5), again.values)
+    assert torch.equal(model.forecast(series, 15, samples=5, seed=1).samples[:, :, :6], again.samples)
+    assert model.forecast(torch.randn(2, 9), 15, samples=3).values.shape == (2, 15, 1)
+
+
+def test_what_does_not_forecast(folder: Path) -> None:
+    model = jogak.load(str(folder))
+    for settings, told in [({"ahead": 0}, "ahead must be"), ({"samples": 0}, "samples must be")]:
+        with pytest.raises(UserError, match=told):
+            model.forecast([1.0, 2.0], **settings)
+    model.fields.pop("chronos_config")
+    with pytest.raises(UserError, match="forecasts nothing"):
+        model.forecast([1.0, 2.0])

@@ -46,7 +46,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def configuration(name: str, architecture: str) -> Any:
     """The tiny configuration as `transformers` has it, without special ids outside of its vocabulary."""
     fields = families.find(name).TINY[architecture]
-    given = transformers.AutoConfig.for_model(name.replace("_", "-") if name in DASHED else name, **fields)
+    stored = getattr(families.find(name), "MODEL_TYPE", name)
+    given = transformers.AutoConfig.for_model(stored.replace("_", "-") if name in DASHED else stored, **fields)
     for key in ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"):
         value = getattr(given, key, None)
         if key not in fields and isinstance(value, int) and value >= (getattr(given, "vocab_size", None) or 0) > 0:
@@ -217,7 +218,7 @@ def test_own_models_go_out(case: Case, tmp_path: Path) -> None:
         parameter.add_(torch.randn_like(parameter) * 0.1)
     wrapped = of_run(tmp_path, own.eval(), came.given, {"pad_token_id": 0})
     export(wrapped, tmp_path / "out")
-    theirs = type(model).from_pretrained(tmp_path / "out")
+    theirs = type(model).from_pretrained(tmp_path / "out", **getattr(wrapped.family, "SETTLED", {}))
     close(own(*inputs.ours), inputs.output(theirs.eval()), inputs.real)
 
 
@@ -265,7 +266,7 @@ def test_fields_of_any_type(case: Case) -> None:
     """Whatever a field of config.json holds, it is read or refused in one sentence; nothing else comes up."""
     _, path, _ = case
     checkpoint = Checkpoint(path)
-    family, refusals = families.find(checkpoint.model_type), 0
+    family, refusals = families.find(checkpoint.model_type, checkpoint.config), 0
     for value in WRONG:
         for changed in each_field(checkpoint.config, value):
             try:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import Mamba2Config, Mamba2ForCausalLM
 
+from jogak.errors import UserError
 from jogak.mixers.mamba2 import Mamba2
 from tests.parity import state_space as both
 
@@ -55,3 +56,19 @@ def test_model(groups):
 def test_cached_steps(groups):
     model = both.decoder(name="mamba2", state=STATE, head_dim=HEAD, groups=groups)
     both.steps_agree(model, theirs(groups), both.named(MIXER))
+
+
+def test_the_limit_of_steps_bites() -> None:
+    """Steps outside of the limit are what the limit says, to the bit."""
+    torch.manual_seed(0)
+    free = Mamba2(16, state=4, head_dim=8)
+    limited = Mamba2(16, state=4, head_dim=8, dt_limit=(0.05, 0.05))
+    limited.load_state_dict(free.state_dict())
+    x = torch.randn(2, 9, 16)
+    assert not torch.equal(free(x)[0], limited(x)[0])
+    with torch.no_grad():  # softplus(b) = 0.05, whatever the input says
+        free.inner.weight[-free.heads :] = 0
+        free.dt_bias.fill_(torch.tensor(0.05).expm1().log().item())
+    assert torch.allclose(free(x)[0], limited(x)[0], atol=1e-6)
+    with pytest.raises(UserError, match="dt_limit must be"):
+        Mamba2(16, dt_limit=(0.2, 0.1))

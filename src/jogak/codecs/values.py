@@ -64,9 +64,16 @@ class Values:
             raise UserError(f"{file}: there is no such file") from None
         except (ValueError, OSError) as error:
             raise UserError(f"{file}: damaged ({error}); restore it") from None
-        fields = Fields(found if isinstance(found, dict) else {}, str(file))
+        return cls.of(Fields(found if isinstance(found, dict) else {}, str(file)))
+
+    @classmethod
+    def of(cls, fields: Fields) -> "Values":
+        """As config.json's fields say.
+
+        Raises: UserError for settings that are missing or not supported.
+        """
         if "chronos_config" not in fields:
-            raise UserError(f"{file}: 'chronos_config' is missing, which says how values become units")
+            raise UserError(f"{fields.where}: 'chronos_config' is missing, which says how values become units")
         given = fields.section("chronos_config")
         given.only("tokenizer_class", "MeanScaleUniformBins")
         given.only("model_type", "seq2seq", "causal")

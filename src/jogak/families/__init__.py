@@ -12,6 +12,9 @@ for `-`). Nobody edits a list. The file holds
   checkpoint that came in keeps its own config.json);
 - `TOKENIZER`: the class in codecs.vocabularies that reads its older vocabularies, if tokenizer_config.json names none;
   left out for families that have always had a tokenizer.json;
+- `SETTLED` where `transformers` would leave something to chance that is nothing of the model's: fields of config.json
+  with which it does not, for `jogak verify`;
+- `MODEL_TYPE` and `MARK` where config.json names another family's type, and which field of it tells the two apart;
 - `SUPPORTS`: what of the family works, in one line for `jogak list families`;
 - `TINY`: fields of config.json that make a model of a few thousand numbers, by architecture
   (`{"GPT2LMHeadModel": {"n_layer": 2, ...}}`). tests/parity/test_families.py then finds them, and checks logits,
@@ -21,6 +24,7 @@ What a family needs and the model lacks becomes a small module in layers/, chose
 default changes nothing; where the input is no row of units, a module in layers/inputs/, found by its name too.
 """
 
+from collections.abc import Container
 from types import ModuleType
 
 from jogak import registry
@@ -34,12 +38,15 @@ def names() -> list[str]:
     return registry.names("families")
 
 
-def find(model_type: str) -> ModuleType:
-    """The module of a model type.
+def find(model_type: str, fields: Container[str] = ()) -> ModuleType:
+    """The module of a model type; fields: config.json's, by which some that share a type are told apart.
 
     Raises: UserError naming the nearest that can be read.
     """
     name = model_type.replace("-", "_")
+    for family in (registry.find("families", other) for other in (names() if fields else ())):
+        if getattr(family, "MODEL_TYPE", "") == name and family.MARK in fields:
+            return family
     if name not in names():
         raise UserError(f"model type '{model_type}' is not supported{nearest(name, names())}")
     return registry.find("families", name)

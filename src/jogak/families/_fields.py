@@ -154,6 +154,12 @@ class Fields:
             raise UserError(f"{self.where}: architecture '{name}' is not supported{nearest(name, known)}")
         return known[name]
 
+    def decoder_head(self, kind: str) -> config.Head:
+        """What stands behind a decoder: scores of units, of classes (read at the last position), or nothing."""
+        if kind == "classes":
+            return config.Head(kind="classes", pool="last", classes=self.classes(), class_bias=False)
+        return config.Head(kind="units" if kind == "units" else "none")
+
     def classes(self) -> int:
         """How many classes a classifier has."""
         if "num_labels" in self:

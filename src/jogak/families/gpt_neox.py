@@ -10,7 +10,10 @@ from jogak.families._fields import Fields, activation_of, architecture_of, heads
 from jogak.families._keys import Rule, Table, drop, key, regrouped, rename, tie
 from jogak.families._rotary import rotary_options
 
-SUPPORTS = "language models (GPTNeoXForCausalLM), without a head (GPTNeoXModel); blocks parallel or one after another"
+SUPPORTS = (
+    "language models (GPTNeoXForCausalLM), classifiers (GPTNeoXForSequenceClassification), without a head "
+    "(GPTNeoXModel); blocks parallel or one after another"
+)
 TOKENIZER = "GPTNeoXTokenizer"
 _SIZES = {
     "vocab_size": 120,
@@ -22,15 +25,17 @@ _SIZES = {
 }
 TINY: dict[str, dict[str, Any]] = {
     "GPTNeoXForCausalLM": _SIZES,
+    "GPTNeoXForSequenceClassification": {**_SIZES, "num_labels": 5, "pad_token_id": 0},
     "GPTNeoXModel": {**_SIZES, "use_parallel_residual": False, "attention_bias": False, "rotary_pct": 0.5},
 }
+_HEADS = {"GPTNeoXForCausalLM": "units", "GPTNeoXForSequenceClassification": "classes", "GPTNeoXModel": "none"}
 _BLOCK, _OURS = "gpt_neox.layers.{i}.", "decoder.stack.blocks.{i}."
 
 
 def read_config(given: Fields) -> config.Model:
     """The model that config.json describes."""
     given.only("is_decoder", False, True)
-    head = given.architecture({"GPTNeoXForCausalLM": "units", "GPTNeoXModel": "none"}, "GPTNeoXForCausalLM")
+    head = given.architecture(_HEADS, "GPTNeoXForCausalLM")
     width, heads = given.integer("hidden_size", 6144), given.integer("num_attention_heads", 64)
     mixer = {"name": "attention", "heads": heads, "bias": given.flag("attention_bias", True)}
     stack = config.Stack(
@@ -50,7 +55,7 @@ def read_config(given: Fields) -> config.Model:
         position="none",
         max_length=given.integer("max_position_embeddings", 2048),
         decoder=stack,
-        head=config.Head(kind="units" if head == "units" else "none"),
+        head=given.decoder_head(head),
         tie="output" if given.flag("tie_word_embeddings", False) else "none",
         scale_embedding=False,
         dropout=given.fraction("hidden_dropout", 0.0),
@@ -73,7 +78,8 @@ def write_config(model: config.Model) -> dict[str, Any]:
     head_dim, theta = model.width // heads, options.get("rotary_base", 10000.0)
     share = (options.get("rotary_dim") or head_dim) / head_dim
     return {
-        "architectures": architecture_of(model, {"units": "GPTNeoXForCausalLM", "none": "GPTNeoXModel"}),
+        "architectures": architecture_of(model, {kind: name for name, kind in _HEADS.items()}),
+        **({"num_labels": model.head.classes} if model.head.kind == "classes" else {}),
         "model_type": "gpt_neox",
         "vocab_size": model.vocab_size,
         "hidden_size": model.width,
@@ -116,6 +122,7 @@ def table(model: config.Model) -> Table:
             rename(_BLOCK + "mlp.dense_4h_to_h.{p}", _OURS + "feedforward.out.{p}"),
             rename("gpt_neox.final_layer_norm.{p}", "decoder.stack.final_norm.{p}"),
             rename("embed_out.weight", "head.projection.weight"),
+            rename("score.weight", "head.weight"),
             tie("embed_out.weight", "gpt_neox.embed_in.weight"),
             drop(_BLOCK + "attention.bias", _BLOCK + "attention.masked_bias", _BLOCK + "attention.rotary_emb.inv_freq"),
         ),

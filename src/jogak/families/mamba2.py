@@ -4,12 +4,13 @@ import math
 from typing import Any
 
 from jogak import config
+from jogak.errors import UserError
 from jogak.families import mamba
 from jogak.families._fields import Fields
 from jogak.families._keys import Table, key, rename
 
 SUPPORTS = (
-    "language models (Mamba2ForCausalLM), without a head (Mamba2Model); step sizes without a limit; "
+    "language models (Mamba2ForCausalLM), without a head (Mamba2Model); the step sizes' limit holds in steps too; "
     "the residual stream has the weights' type"
 )
 _SIZES = {
@@ -25,16 +26,14 @@ _SIZES = {
 }
 TINY: dict[str, dict[str, Any]] = {
     "Mamba2ForCausalLM": _SIZES,
-    "Mamba2Model": {**_SIZES, "n_groups": 1, "use_conv_bias": False, "use_bias": True},
+    "Mamba2Model": {**_SIZES, "n_groups": 1, "use_conv_bias": False, "use_bias": True, "time_step_limit": [0.02, 0.1]},
 }
-# As JSON has it for older and for newer writers, and as it stands in memory.
-UNLIMITED = ([0.0, math.inf], [0.0, {"__float__": "Infinity"}], (0.0, math.inf))
+INFINITE = (math.inf, "Infinity", {"__float__": "Infinity"})  # in memory, and as JSON has it
 
 
 def read_config(given: Fields) -> config.Model:
     """The model that config.json describes."""
     given.only("hidden_act", "silu", "swish")
-    given.only("time_step_limit", *UNLIMITED)
     given.only("rms_norm", True)
     mixer = {
         "name": "mamba2",
@@ -42,9 +41,27 @@ def read_config(given: Fields) -> config.Model:
         "head_dim": given.integer("head_dim", 64),
         "groups": given.integer("n_groups", 8),
         "norm_eps": given.positive("layer_norm_epsilon", 1e-5),
+        **({} if (limit := _limit(given)) == (0.0, None) else {"dt_limit": list(limit)}),
         **mamba.common_options(given),
     }
     return mamba.read_decoder(given, "Mamba2", mixer, tied=False)
+
+
+def _limit(given: Fields) -> tuple[float, float | None]:
+    """The least and the most of a step; infinity is spelled in several ways."""
+    value = given.raw("time_step_limit")
+    if value is None:
+        return 0.0, None
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise UserError(f"{given.where}: 'time_step_limit' must be two numbers, got {value!r:.60}")
+    least, most = value
+    endless = most in INFINITE if isinstance(most, float | str | dict) else False
+    pair = Fields({"time_step_limit[0]": least, "time_step_limit[1]": None if endless else most}, given.where)
+    bound = None if endless else pair.positive("time_step_limit[1]")
+    lowest = pair.number("time_step_limit[0]")
+    if lowest < 0 or (bound is not None and bound < lowest):
+        raise UserError(f"{given.where}: 'time_step_limit' must be a least of at least 0 and a most above it")
+    return lowest, bound
 
 
 def table(_model: config.Model) -> Table:

@@ -3,23 +3,28 @@
 from typing import Any
 
 from jogak import config
-from jogak.families._fields import Fields
+from jogak.families._fields import Fields, architecture_of, heads_of
 from jogak.families._keys import Table, drop, rename, tie, transpose
 
-SUPPORTS = "language models (OpenAIGPTLMHeadModel), without a head (OpenAIGPTModel)"
+SUPPORTS = (
+    "language models (OpenAIGPTLMHeadModel), classifiers (OpenAIGPTForSequenceClassification), without a head "
+    "(OpenAIGPTModel)"
+)
 TOKENIZER = "OpenAIGPTTokenizer"
 _SIZES = {"vocab_size": 120, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
 TINY: dict[str, dict[str, Any]] = {
     "OpenAIGPTLMHeadModel": _SIZES,
+    "OpenAIGPTForSequenceClassification": {**_SIZES, "num_labels": 5, "pad_token_id": 0},
     "OpenAIGPTModel": {**_SIZES, "afn": "swish"},
 }
+_HEADS = {"OpenAIGPTLMHeadModel": "units", "OpenAIGPTForSequenceClassification": "classes", "OpenAIGPTModel": "none"}
 _ACTIVATIONS = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}  # its gelu is the tanh form
 _BLOCK, _OURS = "transformer.h.{i}.", "decoder.stack.blocks.{i}."
 
 
 def read_config(given: Fields) -> config.Model:
     """The model that config.json describes."""
-    head = given.architecture({"OpenAIGPTLMHeadModel": "units", "OpenAIGPTModel": "none"}, "OpenAIGPTLMHeadModel")
+    head = given.architecture(_HEADS, "OpenAIGPTLMHeadModel")
     width = given.integer("n_embd", 768)
     stack = config.Stack(
         depth=given.depth("n_layer", 12),
@@ -38,12 +43,33 @@ def read_config(given: Fields) -> config.Model:
         position="learned",
         max_length=given.integer("n_positions", 512),
         decoder=stack,
-        head=config.Head(kind="units" if head == "units" else "none"),
+        head=given.decoder_head(head),
         tie="output" if given.flag("tie_word_embeddings", True) else "none",
         scale_embedding=False,
         dropout=given.fraction("resid_pdrop", 0.1),
         init="normal",
     )
+
+
+def write_config(model: config.Model) -> dict[str, Any]:
+    """config.json of a model that can be one of the family; what does not fit is seen when it is read again."""
+    stack = model.stack("decoder")
+    return {
+        "architectures": architecture_of(model, {kind: name for name, kind in _HEADS.items()}),
+        "model_type": "openai-gpt",
+        "vocab_size": model.vocab_size,
+        "n_embd": model.width,
+        "n_layer": stack.depth,
+        "n_head": heads_of(stack),
+        "n_positions": model.max_length,
+        "afn": {"gelu_tanh": "gelu", "relu": "relu", "silu": "silu"}.get(
+            "" if stack.feedforward is None else stack.feedforward.activation, "gelu"
+        ),
+        "layer_norm_epsilon": stack.norm_eps,
+        "tie_word_embeddings": model.tie in ("output", "all"),
+        **({"num_labels": model.head.classes} if model.head.kind == "classes" else {}),
+        **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), model.dropout),
+    }
 
 
 def table(model: config.Model) -> Table:
@@ -59,6 +85,7 @@ def table(model: config.Model) -> Table:
             transpose(_BLOCK + "mlp.c_proj.{p}", _OURS + "feedforward.out.{p}"),
             rename(_BLOCK + "ln_2.{p}", _OURS + "feedforward_residual.norm.{p}"),
             rename("lm_head.weight", "head.projection.weight"),
+            rename("score.weight", "head.weight"),
             tie("lm_head.weight", "transformer.tokens_embed.weight"),
             drop(_BLOCK + "attn.bias", "transformer.position_ids"),
         ),

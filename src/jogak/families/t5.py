@@ -6,10 +6,7 @@ from jogak import config
 from jogak.families._fields import GATED, Fields, activation_of, heads_of, width_of
 from jogak.families._keys import Rule, Table, concatenate, rename, tie
 
-SUPPORTS = (
-    "text to text (T5ForConditionalGeneration; Chronos, whose units are codecs.values), without a head (T5Model), "
-    "the encoder alone (T5EncoderModel)"
-)
+SUPPORTS = "text to text (T5ForConditionalGeneration), without a head (T5Model), the encoder alone (T5EncoderModel)"
 _SIZES = {
     "vocab_size": 120,
     "d_model": 32,

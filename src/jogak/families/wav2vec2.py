@@ -8,7 +8,8 @@ from jogak.families._fields import Fields
 from jogak.families._keys import Table, concatenate, drop, legacy, rename
 
 SUPPORTS = (
-    "letters by CTC (Wav2Vec2ForCTC), states (Wav2Vec2Model, Wav2Vec2ForPreTraining); group norm counts real places"
+    "letters by CTC (Wav2Vec2ForCTC), classifiers of sound (Wav2Vec2ForSequenceClassification), states (Wav2Vec2Model, "
+    "Wav2Vec2ForPreTraining); group norm counts real places"
 )
 _SIZES: dict[str, Any] = {
     "vocab_size": 20,
@@ -31,9 +32,20 @@ TINY: dict[str, dict[str, Any]] = {
         "num_conv_pos_embeddings": 7,
         "mask_time_prob": 0.0,
     },
+    "Wav2Vec2ForSequenceClassification": {
+        **_SIZES,
+        "feat_extract_norm": "layer",
+        "num_labels": 5,
+        "classifier_proj_size": 24,
+    },
     "Wav2Vec2Model": _SIZES,
 }
-_HEADS = {"Wav2Vec2ForCTC": "units", "Wav2Vec2Model": "none", "Wav2Vec2ForPreTraining": "none"}
+_HEADS = {
+    "Wav2Vec2ForCTC": "units",
+    "Wav2Vec2ForSequenceClassification": "classes",
+    "Wav2Vec2Model": "none",
+    "Wav2Vec2ForPreTraining": "none",
+}
 _BLOCK, _OURS = "wav2vec2.encoder.layers.{i}.", "encoder.stack.blocks.{i}."
 _FEATURES = "wav2vec2.feature_extractor.conv_layers.{i}."
 _POSITION = "wav2vec2.encoder.pos_conv_embed.conv."
@@ -63,12 +75,21 @@ def read_config(given: Fields) -> config.Model:
         input=config.Mixer.model_validate({"name": "waves", **_waves(given), "norm_behind": not stable}),
         position="none",
         encoder=stack,
-        head=config.Head(kind="units", bias=True) if kind == "units" else config.Head(kind="none"),
+        head=_head(given, kind),
         tie="none",
         scale_embedding=False,
         dropout=given.fraction("hidden_dropout", 0.1),
         init="normal",
     )
+
+
+def _head(given: Fields, kind: str) -> config.Head:
+    if kind != "classes":
+        return config.Head(kind="units", bias=True) if kind == "units" else config.Head(kind="none")
+    given.only("use_weighted_layer_sum", False)
+    # Theirs projects each position and takes the mean then, which is the projection of the mean.
+    size = given.integer("classifier_proj_size", 256)
+    return config.Head(kind="classes", classes=given.classes(), dense="linear", dense_size=size)
 
 
 def _waves(given: Fields) -> dict[str, Any]:
@@ -123,6 +144,8 @@ def table(model: config.Model) -> Table:
             rename(_BLOCK + "feed_forward.output_dense.{p}", _OURS + "feedforward.out.{p}"),
             rename(_BLOCK + "final_layer_norm.{p}", _OURS + "feedforward_residual.norm.{p}"),
             rename("lm_head.{p}", "head.projection.{p}"),
+            rename("projector.{p}", "dense.linear.{p}"),
+            rename("classifier.{p}", "head.{p}"),
             drop("quantizer.*", "project_q.*", "project_hid.*"),
         ),
         prefix="wav2vec2.",

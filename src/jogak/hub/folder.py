@@ -55,7 +55,7 @@ def load(folder: Path, dtype: torch.dtype | None = None, device: torch.device | 
     fields = storage.read_json(folder / ORIGIN)
     if not isinstance(fields, dict):
         raise UserError(f"{folder / ORIGIN}: damaged: a JSON object is expected; import the model again")
-    family = families.find(Fields(fields, str(folder / ORIGIN)).text("model_type"))
+    family = families.find(Fields(fields, str(folder / ORIGIN)).text("model_type"), fields)
     module = models.build(given, device="meta")
     keymap.give(module, tensors, str(folder / WEIGHTS), dtype, torch.device(device))
     return Pretrained(folder, module.eval(), given, family, fields)

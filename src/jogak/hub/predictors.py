@@ -13,7 +13,9 @@ from jogak import config
 from jogak.decoding.answers import Generation
 from jogak.decoding.settings import of_recipe
 from jogak.errors import UserError
+from jogak.hub.forecast import can_forecast
 from jogak.hub.pretrained import Pretrained
+from jogak.hub.transcribe import Transcriber, can_transcribe
 from jogak.hub.writing import generator, text_of
 from jogak.models import Classifier, Decoder, EncoderDecoder
 from jogak.tasks._decode import decode_with, is_search
@@ -165,6 +167,12 @@ def predictor(model: Pretrained, **settings: Any) -> Predictor:  # noqa: ANN401
 
     Raises: UserError for a setting that means nothing here.
     """
+    if can_transcribe(model):
+        heard = {name: value for name, value in settings.items() if value is not None}
+        _only(heard, "beam", "n_best")
+        return Transcriber(model, heard.get("beam", 1), heard.get("n_best", 1))
+    if can_forecast(model):
+        raise UserError(f"{model.folder}: reads series, not text; in Python, forecast() goes on with them")
     if model.config.input is not None:
         kind = model.config.input.name
         raise UserError(f"{model.folder}: reads {kind}, not text; in Python, model.module takes them as numbers")

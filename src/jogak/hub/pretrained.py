@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,10 @@ from jogak.layers.pooling import POOLS
 from jogak.mixers import Context
 from jogak.models import Decoder, Encoder, EncoderDecoder, Model
 from jogak.tasks.contract import Result, results
+
+if TYPE_CHECKING:
+    from jogak.hub.forecast import Forecast
+    from jogak.hub.transcribe import Heard
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,29 @@ class Pretrained:
         ids = [[*a.ids, *([] if a.end is None else [a.end])] for a in answers]
         text = [text_of(self, a) for a in answers] if self.has_tokenizer else None
         return Generation(ids, text, [a.score for a in answers], perf_counter() - began)
+
+    def forecast(
+        self, series: Tensor | Sequence[float], ahead: int | None = None, *, samples: int | None = None, seed: int = 0
+    ) -> "Forecast":
+        """How a series goes on: see jogak.hub.forecast.forecast.
+
+        Raises: UserError for a model that does not forecast, or a series that does not fit.
+        """
+        from jogak.hub.forecast import forecast
+
+        return forecast(self, series, ahead, samples=samples, seed=seed)
+
+    def transcribe(
+        self, sound: Tensor | Sequence[float], rate: int | None = None, *, beam: int = 1, n_best: int = 1
+    ) -> "list[Heard]":
+        """What is said in samples [time] of one channel, the likeliest text first; rate: samples a second, where they
+        are not the model's. beam: 1 takes the likeliest letters, more search for the likeliest text.
+
+        Raises: UserError for a model that does not write what it hears letter by letter.
+        """
+        from jogak.hub.transcribe import transcriber
+
+        return transcriber(self, beam, n_best).hear(sound, rate)
 
     @torch.inference_mode()
     def embed(self, texts: str | Sequence[str], *, batch: int = 32) -> Tensor:

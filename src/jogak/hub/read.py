@@ -35,7 +35,7 @@ def plan(checkpoint: Checkpoint) -> Plan:
     Raises: UserError for an unsupported family or option, or keys that do not fit.
     """
     try:
-        family = families.find(checkpoint.model_type)
+        family = families.find(checkpoint.model_type, checkpoint.config)
     except UserError as error:
         raise UserError(f"{checkpoint.folder / 'config.json'}: {error}{_own_code(checkpoint.config)}") from None
     given = family.read_config(Fields(checkpoint.config, str(checkpoint.folder / "config.json"), checkpoint.entries))

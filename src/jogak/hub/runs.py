@@ -125,8 +125,21 @@ def _head(given: config.Head) -> dict[str, Any]:
     """What the head's kind leaves of its options."""
     known = {
         "units": ("transform", "transform_bias", "bias", "scale", "softcap"),
-        "classes": ("classes", "pool", "voters", "dense", "transform", "transform_bias"),
+        "classes": ("classes", "class_bias", "pool", "voters", "dense", "dense_size", "transform", "transform_bias"),
         "vector": ("size", "pool", "pool_id", "pool_norm"),
+        "values": (
+            "size",
+            "bounds",
+            "class_bias",
+            "pool",
+            "voters",
+            "dense",
+            "dense_size",
+            "transform",
+            "transform_bias",
+        ),
+        "forecast": ("size", "pool"),
+        "patches": (),
         "none": ("dense", "pool"),
     }[given.kind]
     found = {"kind": given.kind, **{name: getattr(given, name) for name in known}}

@@ -24,7 +24,17 @@ from jogak.models import Classifier, Coder, Decoder, EncoderDecoder, Towers
 CLOSE = 1e-4  # of the largest number
 ROWS, LENGTH, WRITTEN = 2, 12, 16
 NOT_THERE = "transformers is not installed"
-OUTPUTS = ("logits", "logits_per_image", "text_embeds", "image_embeds", "last_hidden_state")  # the first that is there
+OUTPUTS = (  # the first that is there
+    "logits",
+    "logits_per_image",
+    "text_embeds",
+    "image_embeds",
+    "prediction_outputs",
+    "prediction_logits",
+    "prediction_output",
+    "regression_outputs",
+    "last_hidden_state",
+)
 
 
 @dataclass
@@ -106,7 +116,7 @@ def verify(folder: Path) -> Report:
     report.dropped = made.found.dropped
     made = read(checkpoint, checkpoint.dtype)
     report.tensors, report.changed = _round_trip(made)
-    theirs = _theirs(checkpoint)
+    theirs = _theirs(checkpoint, getattr(made.family, "SETTLED", {}))
     if isinstance(theirs, str):
         report.alone = theirs
     else:
@@ -136,8 +146,11 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().flatten().view(torch.uint8)  # flat, since one number alone has no last axis
 
 
-def _theirs(checkpoint: Checkpoint) -> tuple[str, nn.Module] | str:
-    """The version of transformers and the model as it loads it, float32; or why it does not."""
+def _theirs(checkpoint: Checkpoint, settled: Mapping[str, object]) -> tuple[str, nn.Module] | str:
+    """The version of transformers and the model as it loads it, float32; or why it does not.
+
+    settled: fields of config.json without which theirs hides some of its input by chance.
+    """
     try:
         library: Any = importlib.import_module("transformers")
     except ImportError:
@@ -147,6 +160,7 @@ def _theirs(checkpoint: Checkpoint) -> tuple[str, nn.Module] | str:
     library.logging.set_verbosity_error()
     library.logging.disable_progress_bar()
     settings = {"dtype": torch.float32, "local_files_only": True, "trust_remote_code": False}
+    settings |= settled
     try:
         return library.__version__, kind.from_pretrained(checkpoint.folder, **settings).eval()
     except Exception as error:  # whatever another library says of what jogak has read
@@ -165,7 +179,7 @@ def _compare(report: Report, made: Plan, theirs: Any) -> None:  # noqa: ANN401  
     with found.watching({side: coders[side].stack.blocks for side in beside}), wanted.watching(beside):
         output, told = made.model(*ours), theirs(**given)
     report.outputs = _distance(output, next(told[name] for name in OUTPUTS if name in told))
-    report.blocks = {name: _distance(found.kept[name], wanted.kept[name]) for name in found.kept}
+    report.blocks = {name: _distance(x, wanted.kept[name].reshape(x.shape)) for name, x in found.kept.items()}
     report.departs = next((name for name, value in report.blocks.items() if not value <= CLOSE), None)  # or NaN
     if report.departs is None and report.blocks and not report.outputs <= CLOSE:
         report.departs = "what follows the blocks"
@@ -240,7 +254,7 @@ class _Watched:
 
     def _before(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
         def keep(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-            self.kept[name] = inputs[0] if inputs else named["hidden_states"]
+            self.kept[name] = inputs[0] if inputs else next(t for t in named.values() if isinstance(t, Tensor))
 
         return keep
 

@@ -26,6 +26,11 @@ def squared_relu(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
+def linear(x: Tensor) -> Tensor:
+    """x."""
+    return x
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "relu": F.relu,
     "gelu": F.gelu,
@@ -34,6 +39,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": quick_gelu,
     "relu2": squared_relu,
     "tanh": torch.tanh,
+    "linear": linear,
 }
 # Gated forms (Shazeer 2020, 2002.05202), [... 2F] -> [... F]: the activation of the first half scales the second.
 GATED: dict[str, Activation] = {

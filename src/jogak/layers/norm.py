@@ -1,13 +1,14 @@
 """Normalisation over the model's width, chosen by name."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from jogak.errors import UserError, nearest
 from jogak.ops import rms_norm
 
-Norm = Literal["layer", "rms", "rms_plus_one"]
+Norm = Literal["layer", "rms", "rms_plus_one", "batch"]
 
 
 class RMSNorm(nn.Module):
@@ -37,8 +38,30 @@ class RMSNormPlusOne(nn.Module):
         return rms_norm.auto(x, self.weight, self.eps, 1.0)
 
 
+class BatchNorm(nn.Module):
+    """y = w (x - mean) / sqrt(var + eps) + b, each of the D numbers over all else: x [... D] -> [... D].
+
+    While training mean and variance are the batch's, in which every row then has a part, and padding too; otherwise the
+    running ones that are kept beside the weights. Source: Ioffe & Szegedy 2015 (1502.03167).
+    """
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(width, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.reshape(-1, x.shape[-1])).view(x.shape)
+
+
 def build_norm(kind: Norm, width: int, eps: float, *, bias: bool = True) -> nn.Module:
-    """LayerNorm (Ba et al. 2016, 1607.06450) or RMSNorm, whose weight may have one added, over [... D]."""
+    """LayerNorm (Ba et al. 2016, 1607.06450), RMSNorm and others over [... D].
+
+    Raises: UserError for an unknown name.
+    """
     if kind == "layer":
         return nn.LayerNorm(width, eps=eps, bias=bias)
-    return RMSNorm(width, eps) if kind == "rms" else RMSNormPlusOne(width, eps)
+    if kind == "rms":
+        return RMSNorm(width, eps)
+    if kind not in ("rms_plus_one", "batch"):
+        raise UserError(f"there is no norm '{kind}'{nearest(kind, get_args(Norm))}")
+    return RMSNormPlusOne(width, eps) if kind == "rms_plus_one" else BatchNorm(width, eps)

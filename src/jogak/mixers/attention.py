@@ -104,6 +104,8 @@ class Attention(Mixer):
         self.backend = _form("attention", backend)
         self.qkv = nn.Linear(d_model, (heads + 2 * self.groups) * self.head_dim, bias=bias)
         self.out = nn.Linear(heads * self.head_dim, d_model, bias=bias if out_bias is None else out_bias)
+        if qk_norm == "batch":
+            raise UserError("attention: qk_norm 'batch' would mix positions; use layer, rms or rms_plus_one")
         self.q_norm = None if qk_norm is None else build_norm(qk_norm, self.head_dim, norm_eps)
         self.k_norm = None if qk_norm is None else build_norm(qk_norm, self.head_dim, norm_eps)
         self.rotary: Rotary | None = None

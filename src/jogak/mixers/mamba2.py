@@ -37,9 +37,9 @@ class Mamba2(Mixer):
 
     SSD: in each head h_t = exp(dt_t A) h_(t-1) + dt_t u_t B_t^T, h_t C_t + D u_t, with dt_t = softplus(r_t + bias).
     head_dim: P, which divides E. groups: G, heads of one group share B and C. state: N. expand: E / D. conv: K.
-    dt_min, dt_max: between them, on a logarithmic scale, dt is drawn at first. a_min, a_max: -A is drawn between
-    them. norm_eps: of the norm behind the gate. backend: a form of ops.ssd. State: the last K - 1 inputs of the
-    convolution, and h.
+    dt_min, dt_max: between them, on a logarithmic scale, dt is drawn at first. dt_limit: the least and the most that dt
+    may be; None: no bound. a_min, a_max: -A is drawn between them. norm_eps: of the norm behind the gate. backend: a
+    form of ops.ssd. State: the last K - 1 inputs of the convolution, and h.
 
     Raises: UserError for sizes that do not fit.
     """
@@ -59,6 +59,7 @@ class Mamba2(Mixer):
         *,
         dt_min: float = 0.001,
         dt_max: float = 0.1,
+        dt_limit: tuple[float, float | None] = (0.0, None),
         a_min: float = 1.0,
         a_max: float = 16.0,
         norm_eps: float = 1e-5,
@@ -70,6 +71,10 @@ class Mamba2(Mixer):
         self.width, self.head_dim, self.groups, self.state = round(expand * d_model), head_dim, groups, state
         check_sizes("mamba2", state=state, head_dim=head_dim, groups=groups, conv=conv, expand=self.width)
         check_steps("mamba2", dt_min, dt_max)
+        least, most = dt_limit
+        if least < 0 or (most is not None and most < least):
+            raise UserError(f"mamba2: dt_limit must be a least of at least 0 and a most above it, got {least}, {most}")
+        self.dt_limit = None if least == 0 and most is None else (least, most)
         if self.width % head_dim:
             raise UserError(f"mamba2: expand * d_model ({self.width}) must be a multiple of head_dim ({head_dim})")
         self.heads = self.width // head_dim
@@ -123,6 +128,7 @@ class Mamba2(Mixer):
         wide = torch.promote_types(u.dtype, torch.float32)
         u, b, c = u.to(wide).split(self.sizes, dim=2)
         dt = F.softplus(r.to(wide) + self.dt_bias.to(wide))
+        dt = dt if self.dt_limit is None else dt.clamp(*self.dt_limit)
         u = u.unflatten(2, (self.heads, self.head_dim))
         b, c = (t.unflatten(2, (self.groups, self.state)) for t in (b, c))
         y, h = ssd(u, dt, -self.a_log.to(wide).exp(), b, c, self.d, h, rows, backend=self.backend)

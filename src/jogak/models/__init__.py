@@ -8,6 +8,7 @@ from jogak import config
 from jogak.errors import UserError
 from jogak.models.block import BlockState, Stack, build_stack, with_mixer
 from jogak.models.classifier import Classifier
+from jogak.models.forecaster import Forecaster
 from jogak.models.topologies import Coder, Decoder, Encoder, EncoderDecoder, ModelState, Source
 from jogak.models.towers import Towers
 from jogak.models.undrawn import Undrawn
@@ -19,6 +20,7 @@ __all__ = [
     "Decoder",
     "Encoder",
     "EncoderDecoder",
+    "Forecaster",
     "Model",
     "ModelState",
     "Source",
@@ -30,7 +32,7 @@ __all__ = [
     "with_mixer",
 ]
 
-Model = Encoder | Decoder | EncoderDecoder | Classifier | Towers
+Model = Encoder | Decoder | EncoderDecoder | Classifier | Forecaster | Towers
 TOPOLOGIES: dict[str, type[Encoder] | type[Decoder]] = {
     "encoder": Encoder,
     "decoder": Decoder,
@@ -55,7 +57,9 @@ def _one(given: config.Model, vocab_size: int | None) -> Model:
         size = size or 1  # no unit goes in or out
     if size is None:
         raise UserError("model.vocab_size is not set and no codec says it; set model.vocab_size")
-    return Classifier(given, size) if given.head.kind == "classes" else TOPOLOGIES[given.topology](given, size)
+    if given.head.kind in ("classes", "values"):
+        return Classifier(given, size)
+    return Forecaster(given, size) if given.head.kind == "forecast" else TOPOLOGIES[given.topology](given, size)
 
 
 def parameter_count(model: torch.nn.Module) -> int:

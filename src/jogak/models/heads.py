@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from jogak import config
 from jogak.errors import UserError
+from jogak.layers.dropout import Dropout
 from jogak.layers.feedforward import ACTIVATIONS
+from jogak.layers.inputs import Input, Measured
 from jogak.layers.norm import build_norm
 from jogak.layers.pooling import POOLS, AtUnit
 
@@ -98,8 +100,32 @@ class VectorHead(nn.Module):
         return self.projection(self.pooler(x, mask, ids))
 
 
-def build_head(given: config.Model, vocab_size: int, stack: config.Stack) -> nn.Module:
-    """Scores for every unit, one vector for a sequence, or where head.kind is 'none' nothing."""
+class PatchHead(nn.Module):
+    """W dropout(x) + b of each position that is a patch: [B T D] -> [B patches P].
+
+    Source: Nie et al. 2023 (2211.14730) section 3.2.
+    """
+
+    def __init__(self, given: config.Model, series: Measured) -> None:
+        super().__init__()
+        self.patches = series.patches
+        self.dropout, self.projection = Dropout(given.head.dropout), nn.Linear(given.width, series.patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.projection(self.dropout(x[:, x.shape[1] - self.patches :]))
+
+
+def build_head(given: config.Model, vocab_size: int, stack: config.Stack, source: Input | None = None) -> nn.Module:
+    """Scores for every unit, one vector for a sequence, patches of a series, or where head.kind is 'none' nothing.
+
+    source: what the stack reads instead of units.
+
+    Raises: UserError for patches of what is no series.
+    """
+    if given.head.kind == "patches":
+        if not isinstance(source, Measured):
+            raise UserError("model.head.kind: 'patches' are of a series; set model.input to series")
+        return PatchHead(given, source)
     if given.head.kind == "vector":
         return VectorHead(given, stack)
     return TokenHead(given, vocab_size, stack) if given.head.kind == "units" else nn.Identity()

@@ -72,6 +72,11 @@ class Coder(nn.Module):
             self.input = inputs.build(given.input.name, d_model=given.width, **given.input.options)
         else:
             self.embedding = Embedding(given, vocab_size, stack)
+        if stack.norm == "batch" and (self.input is None or self.input.padded or side == "decoder" or stack.causal):
+            raise UserError(
+                f"{side}.norm: 'batch' would count padding and what comes later while it trains; use layer or rms, or "
+                "an encoder with an input that is never padded"
+            )
         self.stack = build_stack(stack, given.width, given.dropout, side)
         self.contacts = None if given.contacts_end is None else Contacts(self.stack, given.contacts_end)
 
@@ -145,14 +150,15 @@ def _positions(ids: Tensor, before: State | None, context: Context) -> tuple[Ten
 class Encoder(nn.Module):
     """ids [B T] -> hidden [B T D] (`encode`), and through a tied head logits [B T V] (masked language models).
 
-    head.kind 'none': hidden is all that it gives; `pooled` makes one vector of it, where head.dense says how.
+    head.kind 'none': hidden is all that it gives; `pooled` makes one vector of it, where head.dense says how. Where the
+    input makes several rows R of one, outputs are [B R T D].
     """
 
     def __init__(self, given: config.Model, vocab_size: int) -> None:
         super().__init__()
         self.config = given
         self.encoder = Coder(given, vocab_size, "encoder")
-        self.head = build_head(given, vocab_size, given.stack("encoder"))
+        self.head = build_head(given, vocab_size, given.stack("encoder"), self.encoder.input)
         self.pooler = build_pooler(given, given.stack("encoder"))
         if given.tie in ("output", "all") and isinstance(self.head, TokenHead):
             self.head.projection.weight = self.encoder.embedding.table.weight
@@ -174,7 +180,8 @@ class Encoder(nn.Module):
         hidden = self.encode(ids, Context(mask=mask), types)
         if isinstance(self.head, VectorHead):
             return self.head(hidden, mask if self.encoder.input is None else self.encoder.input.mask(mask), ids)
-        return self.head(hidden)
+        y = self.head(hidden)
+        return y if y.shape[0] == ids.shape[0] else y.unflatten(0, (ids.shape[0], -1))
 
 
 class Decoder(nn.Module):
@@ -268,12 +275,20 @@ class EncoderDecoder(Decoder):
         if not self.config.reverse_source:
             memory, state = self.encoder(source, None, context)
             return memory, state.blocks
-        flipped = {n: t.flip(1) for n in ("mask", "segments") if (t := getattr(context, n)) is not None}
+        flipped = {n: t.flip(1) for n in ("mask", "segments", "positions") if (t := getattr(context, n)) is not None}
         memory, state = self.encoder(source.flip(1), None, replace(context, **flipped))
         return memory.flip(1), state.blocks
 
-    def read(self, source: Tensor, source_mask: Tensor | None = None, segments: Tensor | None = None) -> Source:
+    def read(
+        self,
+        source: Tensor,
+        source_mask: Tensor | None = None,
+        segments: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Source:
         """The context in which a decoder reads `source`: encode it, and say where it is padded.
+
+        positions: int64 [M S]; None: counted over real places.
 
         Raises: UserError for packed documents whose states are to be handed over.
         """
@@ -283,7 +298,7 @@ class EncoderDecoder(Decoder):
                 f"model.handover: '{handover}' hands over one state a row, and packed rows hold several documents; "
                 "set train.pack to false"
             )
-        memory, blocks = self._encode(source, Context(mask=source_mask, segments=segments))
+        memory, blocks = self._encode(source, Context(mask=source_mask, segments=segments, positions=positions))
         if self.encoder.input is not None:
             source_mask = self.encoder.input.mask(source_mask)
         handed = None if handover == "memory" else tuple(block.mixer for block in blocks)

@@ -52,7 +52,10 @@ def _share(typing, kernel, tasks, threads, arrays):
 
     def generate(context, builder, _, given):
         context.active_code_library.add_linking_library(compiled.library)
-        values = [builder.extract_value(given[3], i) for i in range(len(arrays.types))]
+        values = [
+            _uncounted(context, builder, kind, builder.extract_value(given[3], i))
+            for i, kind in enumerate(arrays.types)
+        ]
         packed = cgutils.pack_struct(builder, [given[1], given[2], ir.Constant(INT, 0), *values])
         place = cgutils.alloca_once_value(builder, packed)
         part = ir.Function(builder.module, SHARE, builder.function.name + ".share")
@@ -65,6 +68,15 @@ def _share(typing, kernel, tasks, threads, arrays):
         return builder.load(cgutils.gep_inbounds(builder, place, 0, 2))
 
     return types.int32(kernel, types.intp, types.intp, arrays), generate
+
+
+def _uncounted(context, builder, kind, value):
+    """An array whose slices count no references, over which threads would wait for each other at every slice."""
+    if not isinstance(kind, types.Array):
+        return value
+    array = context.make_array(kind)(context, builder, value)
+    array.meminfo = cgutils.get_null_value(array.meminfo.type)
+    return array._getvalue()
 
 
 def _write(context, part, struct, signature, compiled) -> None:

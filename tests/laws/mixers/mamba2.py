@@ -11,6 +11,7 @@ FORMS = [
         "mamba2",
         {
             "groups-one-tap": {**SMALL, "groups": 2, "bias": True, "conv": 1, "conv_bias": False},
+            "limited": {**SMALL, "dt_limit": (0.01, 0.05)},
         },
         same_as=REFERENCE,
     ),

@@ -14,10 +14,16 @@ from jogak.errors import UserError, nearest
 
 @runtime_checkable
 class Input(Protocol):
-    """Raw numbers to vectors, positions and norms included where the model has them."""
+    """Raw numbers to vectors, positions and norms included where the model has them.
+
+    rows: how many rows each row of raw numbers becomes. padded: whether rows may differ in length.
+    """
+
+    rows: int
+    padded: bool
 
     def __call__(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x [B ...] -> [B T D]; mask: which of the raw places are real."""
+        """x [B ...] -> [B rows, T, D]; mask: which of the raw places are real."""
         ...
 
     def example(self, batch: int) -> Tensor:
@@ -26,6 +32,23 @@ class Input(Protocol):
 
     def mask(self, mask: Tensor | None) -> Tensor | None:
         """Which of the T positions are real, bool [B T], where `mask` says which raw places are."""
+        ...
+
+
+@runtime_checkable
+class Measured(Input, Protocol):
+    """An input that takes away where values lie and how far they spread.
+
+    length: values of a row. patch: of them in a position, of which there are `patches` at the end of the `positions`.
+    """
+
+    length: int
+    patch: int
+    patches: int
+    positions: int
+
+    def measure(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What is subtracted from values [B L C] and what they are divided by then, [B 1 C] each."""
         ...
 
 

@@ -22,6 +22,8 @@ class Frames(nn.Module):
     Source: Radford et al. 2022 (2212.04356) section 2.2.
     """
 
+    rows, padded = 1, True
+
     def __init__(self, d_model: int, channels: int = 80, max_length: int = 1500, dropout: float = 0.0) -> None:
         super().__init__()
         if d_model % 2 or d_model < 4:

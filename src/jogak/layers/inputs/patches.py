@@ -22,6 +22,8 @@ class Patches(nn.Module):
     Source: Dosovitskiy et al. 2021 (2010.11929) section 3.1.
     """
 
+    rows, padded = 1, False
+
     def __init__(
         self,
         d_model: int,

@@ -32,6 +32,8 @@ class Waves(nn.Module):
     Source: Baevski et al. 2020 (2006.11477) section 2; spans as in Park et al. 2019 (1904.08779).
     """
 
+    rows, padded = 1, True
+
     def __init__(
         self,
         d_model: int,
