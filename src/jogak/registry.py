@@ -1,5 +1,6 @@
 """A file's name is its registry name: a new mixer, task or preset is one new file, and nobody edits a list."""
 
+from functools import cache
 from importlib import import_module, resources
 from pkgutil import iter_modules
 from types import ModuleType
@@ -16,6 +17,7 @@ def names(package: str) -> list[str]:
     return sorted(m.name for m in iter_modules(path) if m.name not in SHARED and not m.name.startswith("_"))
 
 
+@cache  # a module that was found stays where it is; what was not is looked for again
 def find(package: str, name: str) -> ModuleType:
     """The module `jogak.<package>.<name>`.
 

@@ -5,10 +5,8 @@ Pickles are never opened, code that lies beside a checkpoint is never run.
 
 import json
 import mmap
-import os
 import re
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +56,6 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-AT_ONCE, READERS = 8 * 2**20, min(4, os.cpu_count() or 1)  # bytes in one go, and how many goes side by side
-LARGE = 2**20  # bytes
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -119,10 +115,16 @@ class Checkpoint:
 
 
 class Reader:
-    """Tensors of a checkpoint, one at a time, each in memory of its own: nothing but what is asked for is held."""
+    """Tensors of a checkpoint as its files hold them: views of the files' pages, nothing is copied.
+
+    Whoever writes into such a tensor writes into a copy of the page; the file never changes. A file that is replaced
+    by another of its name (as all of jogak's own writing does it) stays what it was for tensors that were read of it;
+    one that is overwritten in place does not.
+    """
 
     def __init__(self, entries: Mapping[str, Entry]) -> None:
         self._entries = entries
+        self._mapped: dict[Path, mmap.mmap] = {}
 
     def get(self, name: str) -> Tensor:
         """The tensor of a key.
@@ -132,32 +134,29 @@ class Reader:
         entry = self._entries[name]
         if not entry.nbytes:
             return torch.empty(entry.shape, dtype=entry.dtype)
-        # Large ones come from the system and go back to it; the allocator would keep what was only passing through.
-        buffer = mmap.mmap(-1, entry.nbytes) if entry.nbytes >= LARGE else bytearray(entry.nbytes)
-        raw, target = torch.frombuffer(buffer, dtype=torch.uint8), memoryview(buffer)
-        with _told(entry.file):
-            places = range(0, entry.nbytes, AT_ONCE)
-            jobs = [(entry.file, target[at : at + AT_ONCE], entry.begin + at) for at in places]
-            if len(jobs) == 1:
-                whole = _fill(*jobs[0])
-            else:  # what is read of a disk's cache is bound by the processor that copies it
-                with ThreadPoolExecutor(READERS) as readers:
-                    whole = all(readers.map(_fill, *zip(*jobs, strict=True)))
-            if not whole:
-                raise UserError(f"{entry.file}: is shorter than it was when it was opened; fetch it again")
+        mapped = self._map(entry.file)
+        if len(mapped) < entry.begin + entry.nbytes:
+            raise UserError(f"{entry.file}: is shorter than it was when it was opened; fetch it again")
+        raw = torch.frombuffer(mapped, dtype=torch.uint8, count=entry.nbytes, offset=entry.begin)
+        if entry.begin % entry.dtype.itemsize:  # of a header that was not filled up to eight bytes
+            raw = raw.clone()
         return raw.view(entry.dtype).view(entry.shape)
 
+    def forget(self, name: str) -> None:
+        """Give back the memory in which a tensor was read, where no view of it was kept; it can be read again."""
+        entry = self._entries[name]
+        first, last = -(-entry.begin // mmap.PAGESIZE), (entry.begin + entry.nbytes) // mmap.PAGESIZE
+        if last > first and entry.file in self._mapped and hasattr(mmap, "MADV_DONTNEED"):
+            size = (last - first) * mmap.PAGESIZE
+            self._mapped[entry.file].madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, size)
 
-def _fill(path: Path, target: memoryview, begin: int) -> bool:
-    """Fill memory with what stands at a place of a file; whether there was enough."""
-    with path.open("rb", buffering=0) as file:
-        file.seek(begin)
-        while target:
-            count = file.readinto(target)
-            if not count:
-                return False
-            target = target[count:]
-    return True
+    def _map(self, path: Path) -> mmap.mmap:
+        if path not in self._mapped:
+            with _told(path), path.open("rb") as file:
+                self._mapped[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            if hasattr(mmap, "MADV_WILLNEED"):  # the system starts to read what is not in its cache
+                self._mapped[path].madvise(mmap.MADV_WILLNEED)
+        return self._mapped[path]
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -3,8 +3,8 @@
 "Ours" are the model's tensors by name, tied ones once; "theirs" the checkpoint's.
 """
 
+import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,8 @@ from jogak.families._keys import Step, Table
 from jogak.hub.checkpoint import Checkpoint
 from jogak.models import Classifier, Model
 
-AT_ONCE = 2  # tensors that are made side by side
+# Windows lets nobody replace or remove a file while any part of it is mapped.
+STAYS = os.name != "nt"
 
 
 def our_tensors(model: Model) -> dict[str, Tensor]:
@@ -106,38 +107,54 @@ def _by_present_name(checkpoint: Checkpoint, table: Table, wanted: Mapping[str, 
 def fill(model: Model, checkpoint: Checkpoint, found: Match, dtype: torch.dtype, device: torch.device) -> None:
     """Give a model on the meta device the checkpoint's numbers, one tensor at a time.
 
+    A tensor that is wanted as the file has it stays in the file's pages; others are copied, and their pages forgotten.
+
     Raises: UserError where two names of a tied tensor hold different numbers.
     """
     ours = our_tensors(model)
     places = _places(model)
     reader = checkpoint.reader()
-
-    def made(step: Step) -> list[Tensor]:
-        sizes = [ours[o].shape[step.rule.dim] if ours[o].dim() else 1 for o in step.ours]
-        parts = step.rule.into([reader.get(found.names[t]) for t in step.theirs], sizes)
+    for step in found.steps:
         olds = [ours[o] for o in step.ours]
-        wanted = [dtype if old.is_floating_point() else old.dtype for old in olds]
-        return [_owned(p, old.shape, w, device) for p, old, w in zip(parts, olds, wanted, strict=True)]
-
-    with ThreadPoolExecutor(AT_ONCE) as workers:  # what is read, turned and put together waits for memory most
-        for step, tensors in zip(found.steps, workers.map(made, found.steps), strict=True):
-            for name, tensor in zip(step.ours, tensors, strict=True):
-                _put(places[id(ours[name])], tensor, ours[name])
+        sizes = [old.shape[step.rule.dim] if old.dim() else 1 for old in olds]
+        given = [reader.get(found.names[t]) for t in step.theirs]
+        in_file = set(map(_begin, given))
+        kept = False
+        for part, old in zip(step.rule.into(given, sizes), olds, strict=True):
+            wanted, of_file = dtype if old.is_floating_point() else old.dtype, _begin(part) in in_file
+            stays = _as_wanted(part, old.shape, wanted, device) and (STAYS or not of_file)
+            _put(places[id(old)], part if stays else _copied(part, old.shape, wanted, device), old)
+            kept |= stays and of_file
+        for key in () if kept else step.theirs:
+            reader.forget(found.names[key])
     for alias, of in found.repeated:
         if not torch.equal(reader.get(alias), reader.get(of)):
             raise UserError(
                 f"{checkpoint.folder}: keys '{alias}' and '{of}' are one tensor by config.json, "
                 "and hold different numbers"
             )
+        reader.forget(alias)
     if left := [name for name, t in our_tensors(model).items() if t.is_meta]:
         raise UserError(f"{checkpoint.folder}: nothing gave numbers to '{left[0]}'")
 
 
-def _owned(part: Tensor, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor of the type and place that are wanted; what was cut or turned holds no larger storage alive."""
-    whole = part.is_contiguous() and part.untyped_storage().nbytes() == part.nbytes
-    if whole and part.dtype == dtype and part.device == device and part.shape == shape:
-        return part
+def _begin(tensor: Tensor) -> int:
+    """Where the memory begins that a tensor, or what it is a view of, lies in."""
+    return tensor.untyped_storage().data_ptr()
+
+
+def _as_wanted(part: Tensor, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a tensor can stay as it is: whole, of the type and place that are wanted.
+
+    A matrix may lie turned in float32, where products with it are as fast; in bfloat16, of one row, they are not.
+    """
+    turned = part.dtype == torch.float32 and part.dim() == 2 and part.t().is_contiguous()
+    whole = (part.is_contiguous() or turned) and part.untyped_storage().nbytes() == part.nbytes
+    return whole and part.dtype == dtype and part.device == device and part.shape == shape
+
+
+def _copied(part: Tensor, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The same numbers in memory of their own; what was cut or turned holds no larger storage alive."""
     fresh = torch.empty(shape, dtype=dtype, device=device)
     fresh.copy_(part)
     return fresh

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jogak.errors import UserError, nearest
+from jogak.ops import activation as passes
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -33,19 +34,19 @@ def linear(x: Tensor) -> Tensor:
 ACTIVATIONS: dict[str, Activation] = {
     "relu": F.relu,
     "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu_tanh": partial(passes.auto, kind="gelu_tanh"),
     "silu": F.silu,
     "quick_gelu": quick_gelu,
     "relu2": squared_relu,
     "tanh": torch.tanh,
     "linear": linear,
 }
-# Gated forms (Shazeer 2020, 2002.05202): the activation of one projection scales another.
+# Gated forms (Shazeer 2020, 2002.05202), [... 2F] -> [... F]: the activation of the first half scales the second.
 GATED: dict[str, Activation] = {
-    "reglu": F.relu,
-    "geglu": F.gelu,
-    "geglu_tanh": partial(F.gelu, approximate="tanh"),
-    "swiglu": F.silu,
+    "reglu": partial(passes.auto, kind="relu", gated=True),
+    "geglu": partial(passes.auto, kind="gelu", gated=True),
+    "geglu_tanh": partial(passes.auto, kind="gelu_tanh", gated=True),
+    "swiglu": partial(passes.auto, kind="silu", gated=True),
 }
 
 
@@ -72,8 +73,7 @@ class GatedFeedForward(nn.Module):
         self.out = nn.Linear(width, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.inner(x).chunk(2, dim=-1)
-        return self.out(self.activation(gate) * value)
+        return self.out(self.activation(self.inner(x)))
 
 
 def build_feedforward(d_model: int, width: int, activation: str, *, bias: bool) -> nn.Module:

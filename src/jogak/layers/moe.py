@@ -39,11 +39,11 @@ class Experts(nn.Module):
         super().__init__()
         if chosen > experts:
             raise UserError(f"feedforward: {chosen} experts cannot be chosen of {experts}")
-        self.gated = activation in GATED
-        self.activation = GATED[activation] if self.gated else ACTIVATIONS[activation]
+        gated = activation in GATED
+        self.activation = GATED[activation] if gated else ACTIVATIONS[activation]
         self.chosen, self.norm_chosen = chosen, norm_chosen
         self.router = nn.Linear(d_model, experts, bias=False)
-        inner = 2 * width if self.gated else width  # gate, then value
+        inner = 2 * width if gated else width  # gate, then value
         self.inner = nn.Parameter(torch.empty(experts, inner, d_model))
         self.out = nn.Parameter(torch.empty(experts, d_model, width))
         self.inner_bias = nn.Parameter(torch.zeros(experts, inner)) if bias else None
@@ -91,13 +91,7 @@ class Experts(nn.Module):
         inner, out, inner_bias, out_bias = expert
         assert inner is not None
         assert out is not None
-        h = F.linear(x, inner, inner_bias)
-        if self.gated:
-            gate, value = h.chunk(2, dim=-1)
-            h = self.activation(gate) * value
-        else:
-            h = self.activation(h)
-        return F.linear(h, out, out_bias)
+        return F.linear(self.activation(F.linear(x, inner, inner_bias)), out, out_bias)
 
 
 def balance_loss(model: nn.Module, mask: Tensor | None = None) -> Tensor | None:

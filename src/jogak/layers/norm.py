@@ -3,12 +3,24 @@
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jogak.errors import UserError, nearest
+from jogak.ops import rms_norm
 
 Norm = Literal["layer", "rms", "rms_plus_one", "batch"]
+
+
+class RMSNorm(nn.Module):
+    """y = w x / sqrt(mean(x^2) + eps): x [... D] -> [... D]. Source: Zhang & Sennrich 2019 (1910.07467)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm.auto(x, self.weight, self.eps)
 
 
 class RMSNormPlusOne(nn.Module):
@@ -23,8 +35,7 @@ class RMSNormPlusOne(nn.Module):
         self.weight = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return F.rms_norm(x.to(wide), self.weight.shape, 1 + self.weight.to(wide), self.eps).to(x.dtype)
+        return rms_norm.auto(x, self.weight, self.eps, 1.0)
 
 
 class BatchNorm(nn.Module):
@@ -43,14 +54,14 @@ class BatchNorm(nn.Module):
 
 
 def build_norm(kind: Norm, width: int, eps: float, *, bias: bool = True) -> nn.Module:
-    """LayerNorm (Ba et al. 2016, 1607.06450), RMSNorm (Zhang & Sennrich 2019, 1910.07467) and others over [... D].
+    """LayerNorm (Ba et al. 2016, 1607.06450), RMSNorm and others over [... D].
 
     Raises: UserError for an unknown name.
     """
     if kind == "layer":
         return nn.LayerNorm(width, eps=eps, bias=bias)
     if kind == "rms":
-        return nn.RMSNorm(width, eps=eps)
+        return RMSNorm(width, eps)
     if kind not in ("rms_plus_one", "batch"):
         raise UserError(f"there is no norm '{kind}'{nearest(kind, get_args(Norm))}")
     return RMSNormPlusOne(width, eps) if kind == "rms_plus_one" else BatchNorm(width, eps)

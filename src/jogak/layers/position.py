@@ -5,6 +5,8 @@ Legend: B batch, T queries, S keys, H heads, K key width, D model width.
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 
 from jogak.errors import UserError
 from jogak.layers import rotary_scaling
+from jogak.ops import positions as counting
+from jogak.ops import rotary
 
 
 class Sinusoidal(nn.Module):
@@ -87,29 +91,56 @@ class Rotary(nn.Module):
             raise UserError(f"rotary positions need an even head width, got {head_dim}; change heads or head_dim")
         if turned is not None and (turned % 2 or not 0 < turned <= head_dim):
             raise UserError(f"rotary positions turn an even part of the head width {head_dim}, got {turned}")
-        self.head_dim, self.base, self.turned = head_dim, base, turned or head_dim
-        self.scaling = dict(scaling) if scaling is not None else None
-        self.amplitude = rotary_scaling.amplitude(self.scaling)
-        self.register_buffer("kept", self._speed(None) if kept else None)
+        self.head_dim, self.turned = head_dim, turned or head_dim
+        self.what = Turning(base, self.turned, None if scaling is None else tuple(scaling.items()))
+        self.amplitude = rotary_scaling.amplitude(scaling)
+        self.register_buffer("kept", self.what.speed(None) if kept else None)
         self.kept: Tensor | None
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        speed = self._speed(x.device) if self.kept is None else self.kept.float()
-        angle = positions.unsqueeze(-1) * speed  # [B T R/2]
-        cos, sin = angle.cos().unsqueeze(2), angle.sin().unsqueeze(2)
-        if self.amplitude != 1:
-            cos, sin = cos * self.amplitude, sin * self.amplitude
-        a, b = x[..., : self.turned].float().chunk(2, dim=-1)
-        parts = [a * cos - b * sin, b * cos + a * sin]
-        if self.turned < self.head_dim:
-            parts.append(x[..., self.turned :].float())
-        return torch.cat(parts, dim=-1).to(x.dtype)
+        return rotary.auto(x, *self.angles(positions))[0]
 
-    def _speed(self, device: torch.device | None) -> Tensor:
+    def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of positions [B T], times the scaling's amplitude: [B T R/2]."""
+        speed = self.what.speed(positions.device) if self.kept is None else self.kept.float()
+        return _angles(positions, speed, self.amplitude)
+
+    def counted(self, x: Tensor, before: int) -> tuple[Tensor, Tensor]:
+        """The angles of x [B T ...] where the positions of every row are before, before + 1, ...: [1 T R/2]."""
+        real = type(x) is Tensor and not x.is_meta and not torch.compiler.is_compiling()
+        if real and self.kept is None:
+            return _counted(self.what, self.amplitude, before, x.shape[1], x.device)
+        return self.angles(counting.count((1, x.shape[1]), x.device, before=before))
+
+
+@dataclass(frozen=True)
+class Turning:
+    """How fast pairs turn; layers that turn alike have equal ones. scaling: as items."""
+
+    base: float
+    turned: int
+    scaling: tuple[tuple[str, str | float | bool], ...] | None
+
+    def speed(self, device: torch.device | None) -> Tensor:
         """The angle of each pair at position 1, [R/2]."""
         half = torch.arange(0, self.turned, 2, device=device, dtype=torch.float32)
         speed = self.base ** (-half / self.turned)
-        return speed if self.scaling is None else rotary_scaling.stretch(speed, self.base, self.turned, self.scaling)
+        if self.scaling is None:
+            return speed
+        return rotary_scaling.stretch(speed, self.base, self.turned, dict(self.scaling))
+
+
+@lru_cache(maxsize=2)  # the layers of a model ask one after another, for one speed or two
+def _counted(what: Turning, amplitude: float, before: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False), torch.no_grad():  # so that training may use them too
+        return _angles(counting.count((1, length), device, before=before), what.speed(device), amplitude)
+
+
+def _angles(positions: Tensor, speed: Tensor, amplitude: float) -> tuple[Tensor, Tensor]:
+    angle = positions.unsqueeze(-1) * speed
+    if amplitude == 1:
+        return angle.cos(), angle.sin()
+    return angle.cos() * amplitude, angle.sin() * amplitude
 
 
 class Alibi(nn.Module):

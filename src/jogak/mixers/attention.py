@@ -18,6 +18,7 @@ from jogak.mixers import _memory
 from jogak.mixers.contract import EMPTY, Context, Mixer, State, silence
 from jogak.ops import positions as counting
 from jogak.ops.attention import ALL, FORMS, Visible, weights
+from jogak.ops.rotary import auto as turn
 
 Position = Literal["none", "rotary", "alibi", "t5"]
 
@@ -139,10 +140,9 @@ class Attention(Mixer):
         self.check(x, state, context)
         if state is not None and not self.causal:
             raise UserError("attention: looks ahead, so its input cannot come in parts; build it with causal=True")
-        q, k, v = self._project(x, context)
         state = State({}, owner="Attention") if state is None else state
-        places = self._places(k, state, context)
-        q, k = self._turn(q, k, places, state)
+        places = self._places(x, state, context)
+        q, k, v = self._project(x, state, places, context)
         grown = _extend(state, k, v, places)
         visible = self._visible(grown, places, q, context)
         y = FORMS[self.backend](q, grown["k"], grown["v"], visible, self.score_bias, self.softcap)
@@ -151,31 +151,32 @@ class Attention(Mixer):
 
     def weights(self, x: Tensor, context: Context = EMPTY, rows: slice = ALL) -> Tensor:
         """The attention weights of x [B T D], made on demand: float64 [B H t T] for the queries in `rows`."""
-        q, k, v = self._project(x, context)
         state = State({}, owner="Attention")
-        places = self._places(k, state, context)
-        q, k = self._turn(q, k, places, state)
+        places = self._places(x, state, context)
+        q, k, v = self._project(x, state, places, context)
         visible = self._visible(_extend(state, k, v, places), places, q, context)
         return weights(q, k, visible, self.score_bias, rows=rows, softcap=self.softcap)
 
-    def _project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        """q [B T H K], k and v [B T G K]."""
-        sizes = (self.heads, self.groups, self.groups)
-        q, k, v = self.qkv(silence(x, context.mask)).unflatten(-1, (-1, self.head_dim)).split(sizes, dim=2)
+    def _project(
+        self, x: Tensor, state: State, places: _Places | None, context: Context
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """q [B T H K], k and v [B T G K], turned to their positions."""
+        heads = self.qkv(silence(x, context.mask)).unflatten(-1, (-1, self.head_dim))
+        q, k, v = heads.split((self.heads, self.groups, self.groups), dim=2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
+        if self.rotary is not None:
+            angles = self.rotary.counted(x, state.seen) if places is None else self.rotary.angles(places.positions)
+            if self.q_norm is not None:
+                (q,), (k,) = turn(q, *angles), turn(k, *angles)
+            else:  # both in one go, as they lie
+                q, k = turn(heads[:, :, : -self.groups], *angles, (self.heads, self.groups))
         return (q if self.sharpen == 1 else q * self.sharpen), k, v
 
-    def _turn(self, q: Tensor, k: Tensor, places: _Places | None, state: State) -> tuple[Tensor, Tensor]:
-        if self.rotary is None:
-            return q, k
-        at = counting.count((1, k.shape[1]), k.device, before=state.seen) if places is None else places.positions
-        return self.rotary(q, at), self.rotary(k, at)
-
-    def _places(self, k: Tensor, state: State, context: Context) -> _Places | None:
+    def _places(self, x: Tensor, state: State, context: Context) -> _Places | None:
         """Counted positions, where anything here depends on them."""
         needed = self.causal or self.window is not None or self.rotary is not None or self.score_bias is not None
-        return _places(k, state, context) if needed else None
+        return _places(x, state, context) if needed else None
 
     def _visible(self, grown: State, places: _Places | None, q: Tensor, context: Context) -> Visible:
         keys = grown["k"].shape[1]
@@ -221,19 +222,19 @@ def _index_like(index: Tensor, tensor: Tensor) -> Tensor:
     return index.view(*index.shape, *[1] * (tensor.dim() - 2)).expand(-1, -1, *tensor.shape[2:])
 
 
-def _places(k: Tensor, state: State, context: Context) -> _Places | None:
-    """Masks, positions and segments of k's places [B T ...], or None where every place is a position."""
+def _places(x: Tensor, state: State, context: Context) -> _Places | None:
+    """Masks, positions and segments of x's places [B T ...], or None where every place is a position."""
     given = (context.mask, context.positions, context.segments)
     if all(g is None for g in given) and "mask" not in state:
         return None
-    shape = (k.shape[0], k.shape[1])
-    mask = context.mask if context.mask is not None else torch.ones(shape, dtype=torch.bool, device=k.device)
+    shape = (x.shape[0], x.shape[1])
+    mask = context.mask if context.mask is not None else torch.ones(shape, dtype=torch.bool, device=x.device)
     before: Tensor | int = state.get("count", state.seen)
     last = state.get("segment")
     segments = context.segments
     if segments is None:
-        segments = k.new_zeros(shape, dtype=torch.int64) if last is None else last.unsqueeze(1).expand(shape)
-    at = counting.count(shape, k.device, mask=mask, segments=segments, before=before, last_segment=last)
+        segments = x.new_zeros(shape, dtype=torch.int64) if last is None else last.unsqueeze(1).expand(shape)
+    at = counting.count(shape, x.device, mask=mask, segments=segments, before=before, last_segment=last)
     count = at[:, -1] + mask[:, -1].long()
     return _Places(mask, at if context.positions is None else context.positions, segments, count)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from jogak.errors import UserError, nearest
 from jogak.layers.position import Rotary
 from jogak.mixers.contract import EMPTY, Context, Mixer, State
-from jogak.ops import convolution
+from jogak.ops import convolution, rotary
 from jogak.ops.documents import Documents
 from jogak.ops.ttt import FORMS, losses
 
@@ -176,7 +176,8 @@ class TTT(Mixer):
         if self.rotary is not None:
             at = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
             at = (at if place is None else at + place.unsqueeze(1)) % self.size
-            q, k = self.rotary(q, at), self.rotary(k, at)
+            cos, sin = self.rotary.angles(at)
+            (q,), (k,) = rotary.auto(q, cos, sin), rotary.auto(k, cos, sin)
         # Not rounded again: the inner loss is steep where what its LayerNorm is given varies little.
         q, k, v = (part.to(torch.promote_types(x.dtype, torch.float32)) for part in (q, k, v))
         rate = self.rate * torch.sigmoid(F.linear(x, self.rate_weight, self.rate_bias))

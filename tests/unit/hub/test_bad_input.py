@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from jogak import api
 from jogak.errors import UserError
 from jogak.families import gpt2
-from jogak.hub.checkpoint import AT_ONCE, INDEX, SINGLE, Checkpoint
+from jogak.hub.checkpoint import INDEX, SINGLE, Checkpoint
 from jogak.hub.read import plan, read
 
 transformers = pytest.importorskip("transformers")
@@ -322,25 +322,3 @@ def test_a_file_that_shrinks_while_it_is_read(folder: Path) -> None:
     (folder / SINGLE).write_bytes((folder / SINGLE).read_bytes()[:-1000])
     with pytest.raises(UserError, match="is shorter than it was when it was opened"):
         read(checkpoint)
-
-
-def test_large_tensors_are_read_in_parts(tmp_path: Path) -> None:
-    """Of every kind of number, and none at all: what safetensors itself reads."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = {
-        "large": torch.randn(3 * AT_ONCE // 4 + 5, generator=generator),
-        "half": torch.randn(7, 3, generator=generator).half(),
-        "brain": torch.randn(5, generator=generator).bfloat16(),
-        "one": torch.tensor(3.5, dtype=torch.float64),
-        "none": torch.empty(0, 4),
-        "ids": torch.arange(6).view(2, 3),
-        "marks": torch.tensor([True, False]),
-    }
-    save_file(tensors, tmp_path / SINGLE, {"format": "pt"})
-    (tmp_path / "config.json").write_text("{}")
-    reader = Checkpoint(tmp_path).reader()
-    for name, tensor in tensors.items():
-        found = reader.get(name)
-        assert found.dtype == tensor.dtype
-        assert torch.equal(found, tensor)
-        assert found.untyped_storage().nbytes() == tensor.nbytes
