@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.2.0"
+__version__ = "0.4.0"
 
 # Public name -> module that holds it. Imported on first use, so that `import jogak` costs milliseconds.
 _PUBLIC = {
