@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,14 @@ def chromium() -> Iterator["Browser"]:
             yield browser
         finally:
             browser.close()
+
+
+def holds(page: "Page", expression: str, seconds: float = 20.0) -> None:
+    """Wait until something is so (playwright's own way is against the pages' security policies)."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, f"this never came: {expression}"
+        time.sleep(0.002)
 
 
 class Watched:

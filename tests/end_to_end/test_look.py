@@ -8,7 +8,7 @@ import torch
 
 from jogak import config, models
 from jogak.looking import Panel, collect, write_html
-from tests.browser import Watched
+from tests.browser import Watched, holds
 
 pytestmark = pytest.mark.browser
 
@@ -301,6 +301,30 @@ def test_layers_without_maps_are_named(watched, tmp_path):
     page.locator("[role=tab]").nth(1).click()
     assert "layers 1, 3 (mamba)" in page.locator("#without").inner_text()
     assert page.locator("#lines-heading").inner_text().endswith("Layer 2, mean of its 2 heads")
+
+
+def test_what_is_done_before_the_weights_are_there_waits_for_them(watched, look):
+    """A window that is resized, a language or a tab chosen while they are unpacked: no error, and it is heeded."""
+    slowly = """const given = Response.prototype.arrayBuffer;
+    Response.prototype.arrayBuffer = async function () {
+        await new Promise((go) => { window.go = go; });
+        return given.call(this);
+    };"""
+    watched.page.add_init_script(slowly)
+    page = watched.open(look, ready="#tabs button")
+    holds(page, "!!window.go")
+    page.set_viewport_size({"width": 900, "height": 700})
+    page.click("#language")
+    page.click("#theme")
+    page.locator("#tabs button").first.click()
+    page.keyboard.press("Escape")
+    page.mouse.move(300, 400)
+    assert page.locator("#grid button").count() == 0
+    page.evaluate("window.go()")
+    page.wait_for_selector("html[data-ready=yes]", state="attached")
+    assert page.locator("#grid button").count() > 0
+    assert page.locator("#overview-heading").inner_text() == "층과 헤드"
+    assert page.locator("#tabs button").first.get_attribute("aria-selected") == "true"
 
 
 def test_a_damaged_page_says_so(watched, tmp_path, look):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.browser import Watched
+from tests.browser import Watched, holds
 from tests.unit.serving import models
 from tests.unit.serving.models import serving, slow, until
 
@@ -42,11 +42,6 @@ def page(browser, server):
     refusals = "Failed to load resource: the server responded with a status of 400"  # told of every one
     assert [error for error in watched.errors if not error.startswith(refusals)] == []
     assert [url for url in watched.requests if not url.startswith((server.url, f"blob:{server.url}", "data:"))] == []
-
-
-def holds(page, expression):
-    """Wait until something is so (playwright's own way is against the page's security policy)."""
-    until(lambda: page.evaluate(expression))
 
 
 def choose(page, model, **settings):

@@ -34,6 +34,7 @@ function showPanel(index) {
     byId("tabs").scrollLeft = tab.offsetLeft - (byId("tabs").clientWidth - tab.offsetWidth) / 2;
   }
   showWithout(panel);
+  if (byId("main").inert) return; // the weights are still being unpacked
   for (const part of ["overview", "lines", "heat"]) byId(part).hidden = !panel.layers.length;
   if (!panel.layers.length) return;
   buildOverview();
@@ -192,6 +193,7 @@ async function start() {
     byId("main").hidden = true;
     return;
   }
+  byId("main").inert = false;
   state.layer = Math.max(0, panels[state.panel].layers.length - 1);
   openView();
   document.documentElement.dataset.ready = "yes";
