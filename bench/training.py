@@ -26,6 +26,7 @@ from jogak import config, models
 from jogak.layers.position import Sinusoidal
 from jogak.models import EncoderDecoder
 from jogak.ops import cross_entropy
+from jogak.training import optimiser
 from jogak.training.machine import keep_freed_memory
 
 SMOOTHING, DROPOUT, IGNORE = 0.1, 0.1, -100
@@ -142,22 +143,31 @@ def marian_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def trainer(
-    model: nn.Module, loss: Callable[[Batch], Tensor], batches: list[Batch], precision: str
+    model: nn.Module,
+    loss: Callable[[Batch], Tensor],
+    batches: list[Batch],
+    precision: str,
+    clip: Callable[[torch.optim.AdamW, float], object],
 ) -> Callable[[], None]:
     """One pass over the batches, an update each."""
     given = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(given, lr=1e-4, betas=(0.9, 0.98), eps=1e-9, fused=True)
+    adam = torch.optim.AdamW(given, lr=1e-4, betas=(0.9, 0.98), eps=1e-9, fused=True)
 
     def run() -> None:
         for batch in batches:
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
                 value = loss(batch)
             value.backward()
-            nn.utils.clip_grad_norm_(given, 1.0)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+            clip(adam, 1.0)
+            adam.step()
+            adam.zero_grad(set_to_none=True)
 
     return run
+
+
+def torch_clip(optimiser: torch.optim.AdamW, limit: float) -> None:
+    """As torch's documentation has it."""
+    nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], limit)
 
 
 def lengths(shape: Shape, mixed: bool, seed: int) -> list[tuple[int, int]]:
@@ -218,7 +228,7 @@ def _jogak(shape: Shape, given: list[Batch], precision: str, seed: int) -> Calla
     keep_freed_memory()  # as jogak.training does before its first step
     torch.manual_seed(seed)
     model = build(shape)
-    return trainer(model, lambda b: our_loss(model, b), given, precision)
+    return trainer(model, lambda b: our_loss(model, b), given, precision, optimiser.clip)
 
 
 def _marian_mt(shape: Shape, given: list[Batch], precision: str, seed: int, keeps: bool) -> Callable[[], None]:
@@ -226,13 +236,13 @@ def _marian_mt(shape: Shape, given: list[Batch], precision: str, seed: int, keep
         keep_freed_memory()
     torch.manual_seed(seed)
     model = _marian.like(build(shape)).train()
-    return trainer(model, lambda b: marian_loss(model, b), given, precision)
+    return trainer(model, lambda b: marian_loss(model, b), given, precision, torch_clip)
 
 
 def _plain(shape: Shape, given: list[Batch], precision: str, seed: int) -> Callable[[], None]:
     torch.manual_seed(seed)
     model = Plain(shape)
-    return trainer(model, lambda b: smoothed(model(b), b.targets), given, precision)
+    return trainer(model, lambda b: smoothed(model(b), b.targets), given, precision, torch_clip)
 
 
 def compare(shape: Shape, mixed: bool, options: argparse.Namespace) -> list[list[str]]:

@@ -80,7 +80,7 @@ class _Chunked(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             need = any(ctx.needs_input_grad[:2])
             d_hidden = torch.empty_like(hidden) if need else None
-            d_weight = torch.zeros_like(weight) if need else None
+            d_weight: Tensor | None = None
             w = weight.to(low)
             loss, nll = hidden.new_zeros((), dtype=torch.float32), hidden.new_zeros((), dtype=torch.float32)
             rows = max(STEP, CHUNK // weight.shape[0] // STEP * STEP)
@@ -96,9 +96,11 @@ class _Chunked(torch.autograd.Function):
                 losses, nlls = gradient_(grad, y, smoothing)
                 loss += losses.sum()
                 nll += nlls.sum()
-                if d_weight is not None:
+                if need:
                     dh.copy_((grad @ w)[:count])
-                    _accumulate(d_weight, grad, filled)
+                    d_weight = _accumulated(d_weight, grad, filled, weight.dtype)
+            if need and d_weight is None:  # there is no position
+                d_weight = torch.zeros_like(weight)
         ctx.save_for_backward(d_hidden, d_weight)
         ctx.mark_non_differentiable(nll)
         return loss, nll
@@ -109,12 +111,11 @@ class _Chunked(torch.autograd.Function):
         return d_hidden * grads[0], d_weight * grads[0], None, None, None
 
 
-def _accumulate(total: Tensor, grad: Tensor, h: Tensor) -> None:
-    """total += grad^T h, in one call where the dtypes allow."""
-    if grad.dtype == total.dtype:
-        total.addmm_(grad.T, h)
-    else:
-        total += grad.T @ h
+def _accumulated(total: Tensor | None, grad: Tensor, h: Tensor, dtype: torch.dtype) -> Tensor:
+    """total + grad^T h, in one call where the dtypes allow."""
+    if total is None:
+        return (grad.T @ h).to(dtype)
+    return total.addmm_(grad.T, h) if grad.dtype == dtype else total.add_(grad.T @ h)
 
 
 FORMS = {"reference": reference, "chunked": chunked, "fused": fused, "auto": auto}

@@ -1,14 +1,14 @@
 """AdamW as the recipe configures it, its state as named tensors, and clipping."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
 from jogak import config
 from jogak.errors import UserError
 from jogak.models import decay
+from jogak.ops.total_norm import total_norm
 
 _STATE = ("exp_avg", "exp_avg_sq", "step")
 
@@ -56,12 +56,15 @@ def load(optimiser: AdamW, model: nn.Module, saved: Mapping[str, Tensor]) -> Non
         optimiser.state[parameter] = {kind: saved[f"{kind}/{name}"].to(device).clone() for kind in _STATE}
 
 
-def clip(parameters: Iterable[nn.Parameter], limit: float | None) -> Tensor:
-    """Scale the gradients so that their joint norm is at most `limit`; returns the norm before that, on the device."""
-    given = [p for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in given if p.grad is not None], foreach=True)
-    # On a CPU looking at the norm costs nothing, and saves a pass over the gradients where they are small already.
-    small = limit is None or (norm.device.type == "cpu" and norm.item() + 1e-6 <= limit)
-    if limit is not None and not small:
-        torch.nn.utils.clip_grads_with_norm_(given, limit, norm, foreach=True)
+def clip(optimiser: AdamW, limit: float | None) -> Tensor:
+    """Have the next update divide the gradients so that their joint norm is at most `limit`; returns the norm before.
+
+    The division costs no pass of its own: AdamW does it with what it reads. The norm stays on the device.
+    """
+    given = [p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+    norm = total_norm(given)
+    scale = None if limit is None else ((norm + 1e-6) / limit).clamp_(min=1).float()
+    # On a CPU looking at the norm costs nothing, and spares the division where they are small already.
+    small = scale is None or (scale.device.type == "cpu" and scale.item() == 1)
+    optimiser.grad_scale = None if small else scale  # pyright: ignore[reportAttributeAccessIssue]  # as GradScaler does
     return norm

@@ -50,7 +50,6 @@ class Stepper:
         self.train = task.recipe.train
         self.schedule = Schedule.of(self.train)
         self.optimiser = optimiser.build(task.model, self.train)
-        self.parameters = [p for p in task.model.parameters() if p.requires_grad]
         self.loader = task.loader(ranks.rank, ranks.world)
         self.module = ranks.wrap(Summed(task.model, task.loss))
         self.cost = machine.Cost.of(task.model)
@@ -75,7 +74,7 @@ class Stepper:
         if bad:
             self._refuse()
         self._backward(batches, self.ranks.mean_gradient_scale(every_target))
-        self.norm = optimiser.clip(self.parameters, self.train.clip)
+        self.norm = optimiser.clip(self.optimiser, self.train.clip)
         self._watch(position.step + 1, tuple(row for b in batches for row in b.rows))
         self._set_rate(position)
         self.optimiser.step()

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.optim import AdamW
 
 from jogak import config, mixers
 from jogak.errors import UserError
@@ -111,17 +112,41 @@ def test_state_of_another_model_is_refused():
 
 
 @pytest.mark.parametrize("limit", [None, 0.5, 1e6])
-def test_clip(limit):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_update_after_clip_is_of_clipped_gradients(limit, dtype):
     torch.manual_seed(0)
-    layer = nn.Linear(20, 30)
+    layer = nn.Linear(200, 300).to(dtype)  # more numbers than one part of the norm
+    made = AdamW(layer.parameters(), betas=(0.5, 0.9), fused=True)
     for parameter in layer.parameters():
         parameter.grad = torch.randn_like(parameter)
     gradients = torch.cat([p.grad.flatten().double() for p in layer.parameters()])
-    norm = optimiser.clip(list(layer.parameters()), limit)
-    assert float(norm) == pytest.approx(float(gradients.norm()), rel=1e-6)
-    after = torch.cat([p.grad.flatten().double() for p in layer.parameters()])
+    assert float(optimiser.clip(made, limit)) == pytest.approx(float(gradients.norm()), rel=1e-6)
+    made.step()
+    means = torch.cat([made.state[p]["exp_avg"].flatten().double() for p in layer.parameters()])
     scale = 1.0 if limit != 0.5 else 0.5 / float(gradients.norm())
-    torch.testing.assert_close(after, gradients * scale, rtol=1e-5, atol=0)
+    torch.testing.assert_close(means, 0.5 * gradients * scale, rtol=1e-5, atol=1e-9)
+
+
+def test_a_clipped_update_does_not_scale_the_next():
+    layer = nn.Linear(3, 3)
+    made = AdamW(layer.parameters(), betas=(0.5, 0.9), fused=True)
+    for size in (100.0, 1e-3):
+        for parameter in layer.parameters():
+            parameter.grad = torch.full_like(parameter, size)
+        optimiser.clip(made, 1.0)
+        made.step()
+        made.state.clear()
+    for parameter in layer.parameters():
+        assert torch.equal(parameter.grad, torch.full_like(parameter, 1e-3))
+
+
+def test_the_norm_of_what_is_infinite_or_no_number_is_not_finite():
+    for value in (torch.inf, torch.nan):
+        layer = nn.Linear(50, 50)
+        for parameter in layer.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        layer.weight.grad[3, 4] = value
+        assert not torch.isfinite(optimiser.clip(AdamW(layer.parameters(), fused=True), 1.0))
 
 
 def test_nothing_to_train_is_refused():
