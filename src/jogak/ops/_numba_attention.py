@@ -1,112 +1,127 @@
-"""Attention over short sequences on a CPU: all of a row's head in one visit, its weights kept for the way back.
+"""Attention over short sequences on a CPU: all of a head's queries and keys in one visit, its weights kept for the
+way back.
 
-Batched products of so few numbers are mostly the copies that they ask for and the calls.
+Batched products of so few numbers are mostly the copies that they ask for and the calls. A span is a run of queries
+and the run of keys that they read: a row of a padded batch, or one of the documents that lie in a row.
 
 Legend: B batch, T queries, S keys, H query heads, G key/value heads, K key, V value.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from jogak.ops import _vectors
+from jogak.ops import _products, _vectors
 from jogak.ops._compiled import Kernel, jit
 from jogak.ops._vectors import LOG2E
 
 exp2: Any = _vectors.exp2  # as numba calls it, without what its decorator is told
+inner, put, add = _products.inner, _products.put, _products.add
+WIDTH = _products.LANES  # K and V must be multiples of it
+ZERO, NOTHING = np.float32(0), np.float32(-np.inf)
 
-
-def _summing(function: Callable[..., Any]) -> Callable[..., Any]:
-    return jit(function, reorder=True)
-
-
-@_summing
-def _dot(a, b):  # noqa: ANN001, ANN202 (numba)
-    total = np.float32(0)
-    for i in range(len(a)):
-        total += a[i] * b[i]
-    return total
+# ruff: noqa: ANN001, ANN202 (what numba compiles takes its types from the call)
 
 
 @jit
-def _add(total, a, factor):  # noqa: ANN001, ANN202 (numba)
-    for i in range(len(total)):
-        total[i] += factor * a[i]
+def _softmax(p, at, count, size, scale):
+    """p[at : at + size] becomes softmax(scale p) over the first `count` of it, where it is not -inf; the rest is 0."""
+    top = NOTHING
+    for s in range(at, at + count):
+        top = max(top, p[s])
+    total = ZERO
+    for s in range(at, at + count):
+        likely = exp2((p[s] - top) * scale)
+        likely = likely if p[s] > NOTHING else ZERO
+        p[s] = likely
+        total += likely
+    inverse = np.float32(1) / total if total > ZERO else ZERO
+    for s in range(at, at + count):
+        p[s] *= inverse
+    for s in range(at + max(count, 0), at + size):
+        p[s] = ZERO
 
 
-def _forward(first, last, q, k, v, y, p, seen, steps, sizes, causal, scale):  # noqa: ANN001, ANN202 (numba)
-    """Tasks are rows and key heads. q, k, v: flat, with the steps [3 3] between rows, places and heads; y [B T H V],
-    p [B H T S]; seen [B or 1, T, S], or empty where all is seen that causal leaves."""
-    queries, keys, heads, groups, width, values = sizes
-    repeat, masked = heads // groups, seen.shape[0] > 0
+def _forward(first, last, q, k, v, y, p, spans, seen, steps, sizes, causal, scale):
+    """Tasks are spans and key heads. q, k, v: flat, with the steps [3 3] between rows, places and heads; y: flat
+    [B T H V]; p: flat [H nq nk] of each span; seen [B or 1, T, S], or empty where all of a span is seen that causal
+    leaves."""
+    places, heads, groups, width, values = sizes
+    repeat, masked, row_y = heads // groups, seen.shape[0] > 0, heads * values
     for task in range(first, last):
-        row, group = task // groups, task % groups
-        at_k, at_v = row * steps[1, 0] + group * steps[1, 2], row * steps[2, 0] + group * steps[2, 2]
+        group = task % groups
+        row, q0, queries, k0, keys, at = spans[task // groups]
+        at_k = row * steps[1, 0] + k0 * steps[1, 1] + group * steps[1, 2]
+        at_v = row * steps[2, 0] + k0 * steps[2, 1] + group * steps[2, 2]
         for head in range(group * repeat, (group + 1) * repeat):
+            at_q = row * steps[0, 0] + q0 * steps[0, 1] + head * steps[0, 2]
+            at_p = at + head * queries * keys
+            inner(p, at_p, keys, q, at_q, steps[0, 1], k, at_k, steps[1, 1], queries, keys, width)
             for t in range(queries):
-                at = row * steps[0, 0] + t * steps[0, 1] + head * steps[0, 2]
-                query, weights, out = q[at : at + width], p[row, head, t], y[row, t, head]
+                line = at_p + t * keys
+                if masked:
+                    for s in range(keys):
+                        if not seen[row % seen.shape[0], q0 + t, k0 + s]:
+                            p[line + s] = NOTHING
                 count = min(keys, t + keys - queries + 1) if causal else keys
-                top = np.float32(-np.inf)
-                for s in range(count):
-                    if masked and not seen[row % seen.shape[0], t, s]:
-                        weights[s] = -np.inf
-                        continue
-                    start = at_k + s * steps[1, 1]
-                    weights[s] = _dot(query, k[start : start + width])
-                    top = max(top, weights[s])
-                total = np.float32(0)
-                for s in range(count):
-                    likely = exp2((weights[s] - top) * np.float32(scale * LOG2E))
-                    weights[s] = likely if weights[s] > -np.inf else np.float32(0)
-                    total += weights[s]
-                weights[max(count, 0) :] = 0
-                out[:] = 0
-                inverse = np.float32(1) / total if total > 0 else np.float32(0)
-                for s in range(count):
-                    weights[s] *= inverse
-                    start = at_v + s * steps[2, 1]
-                    _add(out, v[start : start + values], weights[s])
+                _softmax(p, line, count, keys, scale)
+            at_y = (row * places + q0) * row_y + head * values
+            put(y, at_y, row_y, p, at_p, keys, 1, v, at_v, steps[2, 1], queries, keys, values)
 
 
-def _backward(first, last, q, k, v, p, dy, dq, dk, dv, steps, sizes, causal, scale):  # noqa: ANN001, ANN202 (numba)
-    """dy [B T H V] gives dq [B T H K], dk [B S G K], dv [B S G V]: dv = p^T dy, and with g = p (dp - sum_s p dp),
-    dp = dy v^T, dq = g k and dk = g^T q, both times the scale."""
-    queries, keys, heads, groups, width, values = sizes
-    repeat, slopes = heads // groups, np.empty(keys, np.float32)
+@jit
+def _slopes(p, at_p, ds, count, scale):
+    """ds = scale p (ds - sum p ds)."""
+    mean = ZERO
+    for s in range(count):
+        mean += p[at_p + s] * ds[s]
+    for s in range(count):
+        ds[s] = p[at_p + s] * (ds[s] - mean) * scale
+
+
+def _backward(first, last, q, k, v, p, dy, dq, dk, dv, spans, steps, sizes, scale):
+    """dy [B T H V] gives dq [B T H K], dk [B S G K], dv [B S G V], all flat: dv = p^T dy, and with
+    g = p (dp - sum_s p dp), dp = dy v^T, dq = g k and dk = g^T q, both times the scale."""
+    places, others, heads, groups, width, values = sizes
+    repeat, row_y, row_q = heads // groups, heads * values, heads * width
+    most = 0
+    for task in range(first // groups, (last + groups - 1) // groups):
+        most = max(most, spans[task, 2] * spans[task, 4])
+    ds = np.empty(most, np.float32)
     for task in range(first, last):
-        row, group = task // groups, task % groups
-        at_k, at_v = row * steps[1, 0] + group * steps[1, 2], row * steps[2, 0] + group * steps[2, 2]
-        for s in range(keys):
-            dk[row, s, group] = 0
-            dv[row, s, group] = 0
+        group = task % groups
+        row, q0, queries, k0, keys, at = spans[task // groups]
+        at_k = row * steps[1, 0] + k0 * steps[1, 1] + group * steps[1, 2]
+        at_v = row * steps[2, 0] + k0 * steps[2, 1] + group * steps[2, 2]
+        at_dk = ((row * others + k0) * groups + group) * width
+        at_dv = ((row * others + k0) * groups + group) * values
         for head in range(group * repeat, (group + 1) * repeat):
+            at_q = row * steps[0, 0] + q0 * steps[0, 1] + head * steps[0, 2]
+            at_p, at_dy = at + head * queries * keys, (row * places + q0) * row_y + head * values
+            inner(ds, 0, keys, dy, at_dy, row_y, v, at_v, steps[2, 1], queries, keys, values)
             for t in range(queries):
-                at = row * steps[0, 0] + t * steps[0, 1] + head * steps[0, 2]
-                query, weights, grad, out = q[at : at + width], p[row, head, t], dy[row, t, head], dq[row, t, head]
-                count = min(keys, t + keys - queries + 1) if causal else keys
-                mean = np.float32(0)
-                for s in range(count):
-                    start = at_v + s * steps[2, 1]
-                    slopes[s] = _dot(grad, v[start : start + values])
-                    mean += weights[s] * slopes[s]
-                    _add(dv[row, s, group], grad, weights[s])
-                out[:] = 0
-                for s in range(count):
-                    slope = weights[s] * (slopes[s] - mean) * np.float32(scale)
-                    start = at_k + s * steps[1, 1]
-                    _add(out, k[start : start + width], slope)
-                    _add(dk[row, s, group], query, slope)
+                _slopes(p, at_p + t * keys, ds[t * keys :], keys, scale)
+            at_dq = (row * places + q0) * row_q + head * width
+            put(dq, at_dq, row_q, ds, 0, keys, 1, k, at_k, steps[1, 1], queries, keys, width)
+            if head == group * repeat:
+                put(dk, at_dk, groups * width, ds, 0, 1, keys, q, at_q, steps[0, 1], keys, queries, width)
+                put(dv, at_dv, groups * values, p, at_p, 1, keys, dy, at_dy, row_y, keys, queries, values)
+            else:
+                add(dk, at_dk, groups * width, ds, 0, 1, keys, q, at_q, steps[0, 1], keys, queries, width)
+                add(dv, at_dv, groups * values, p, at_p, 1, keys, dy, at_dy, row_y, keys, queries, values)
 
 
-_forward_kernel, _backward_kernel = Kernel(_forward), Kernel(_backward)
+_forward_kernel, _backward_kernel = Kernel(_forward, reorder=True), Kernel(_backward, reorder=True)
 
 
 class Short(torch.autograd.Function):
-    """softmax(q k^T / sqrt(K)) v in float32; seen: bool [B or 1, T, S], True = visible."""
+    """softmax(q k^T / sqrt(K)) v in float32 over spans [n 5] (row, first query, queries, first key, keys).
+
+    seen: bool [B or 1, T, S], True = visible. causal: the last query of a span sees all of its keys, and each before
+    it one less. Keys of no span are read by nobody.
+    """
 
     @staticmethod
     def forward(
@@ -114,21 +129,25 @@ class Short(torch.autograd.Function):
         q: Tensor,
         k: Tensor,
         v: Tensor,
+        spans: Any,  # noqa: ANN401  # an array of NumPy's
         seen: Tensor | None,
         causal: bool,
     ) -> Tensor:
         q, k, v = (t if t.stride(3) == 1 else t.contiguous() for t in (q.detach(), k.detach(), v.detach()))
         rows, queries, heads, width = q.shape
         _, keys, groups, values = v.shape
-        sizes = (queries, keys, heads, groups, width, values)
         steps = np.array([t.stride()[:3] for t in (q, k, v)])
-        y, p = q.new_empty(rows, queries, heads, values), q.new_empty(rows, heads, queries, keys)
+        cells = spans[:, 2] * spans[:, 4]
+        starts = heads * (np.cumsum(cells) - cells)
+        spans = np.concatenate((spans, starts[:, None]), 1)
+        y, p = q.new_empty(rows, queries, heads, values), q.new_empty(heads * int(cells.sum()))
         hidden = np.empty((0, 0, 0), np.bool_) if seen is None else seen.expand(-1, queries, -1).contiguous().numpy()
-        arrays = (*map(_flat, (q, k, v)), y.numpy(), p.numpy(), hidden, steps, sizes, causal, width**-0.5)
-        work = rows * heads * queries * keys * (width + values)
-        _forward_kernel(rows * groups, *arrays, work=work)
+        sizes = (queries, heads, groups, width, values)
+        scale, work = np.float32(width**-0.5 * LOG2E), len(p) * (width + values) // 4
+        arrays = (*map(_flat, (q, k, v, y, p)), spans, hidden, steps, sizes, causal, scale)
+        _forward_kernel(len(spans) * groups, *arrays, work=work)
         ctx.save_for_backward(q, k, v, p)
-        ctx.given = steps, sizes, causal, work
+        ctx.given = spans, steps, (queries, keys, heads, groups, width, values), work
         return y
 
     @staticmethod
@@ -138,14 +157,61 @@ class Short(torch.autograd.Function):
         grad: Tensor,
     ) -> tuple[Tensor | None, ...]:
         q, k, v, p = ctx.saved_tensors
-        steps, sizes, causal, work = ctx.given
-        dq, dk, dv = (torch.empty(t.shape) for t in (q, k, v))
-        arrays = (*map(_flat, (q, k, v)), p.numpy(), grad.contiguous().numpy(), dq.numpy(), dk.numpy(), dv.numpy())
-        _backward_kernel(len(q) * sizes[3], *arrays, steps, sizes, causal, sizes[4] ** -0.5, work=2 * work)
-        return dq, dk, dv, None, None
+        spans, steps, sizes, work = ctx.given
+        read = int(spans[:, 4].sum()) == len(k) * k.shape[1]  # every key, so that each gradient is written
+        dq = torch.empty(q.shape)
+        dk, dv = (torch.empty(t.shape) if read else torch.zeros(t.shape) for t in (k, v))
+        arrays = map(_flat, (q, k, v, p, grad.contiguous(), dq, dk, dv))
+        scale = np.float32(sizes[4] ** -0.5)
+        _backward_kernel(len(spans) * sizes[3], *arrays, spans, steps, sizes, scale, work=2 * work)
+        return dq, dk, dv, None, None, None
 
 
 def _flat(tensor: Tensor) -> Any:  # noqa: ANN401  # an array of NumPy's
     """All numbers from the first to the last of a tensor, those between its parts too."""
     size = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
     return tensor.as_strided((max(size, 0),), (1,)).numpy()
+
+
+@jit
+def _runs(mine, theirs, causal, out):
+    """mine [B T], theirs [B S]: labels. Writes the span of each run of mine; their number, or -1 where a label's
+    places are apart or causal spans are no squares on the diagonal."""
+    count, queries, keys = 0, mine.shape[1], theirs.shape[1]
+    for row in range(len(mine)):
+        start = 0
+        while start < queries:
+            label, end = mine[row, start], start + 1
+            while end < queries and mine[row, end] == label:
+                end += 1
+            for t in range(end, queries):
+                if mine[row, t] == label:
+                    return -1
+            first, number, last = 0, 0, -1
+            for s in range(keys):
+                if theirs[row, s] == label:
+                    first = s if number == 0 else first
+                    number, last = number + 1, s
+            if number and last - first + 1 != number:
+                return -1
+            if causal and (number != end - start or first != start):
+                return -1
+            out[count, 0], out[count, 1], out[count, 2] = row, start, end - start
+            out[count, 3], out[count, 4] = first, number
+            count, start = count + 1, end
+    return count
+
+
+def spans(mine: Tensor, theirs: Tensor, *, causal: bool) -> Any | None:  # noqa: ANN401  # an array of NumPy's
+    """The spans of labels: int64 mine [B T], theirs [B S], a query reads the keys of its label; None where the places
+    of one are no run, or with causal no square on the diagonal."""
+    out = np.empty((mine.numel(), 5), np.int64)
+    count = _runs(mine.contiguous().numpy(), theirs.contiguous().numpy(), causal, out)
+    return None if count < 0 else out[:count]
+
+
+def rows(batch: int, queries: int, keys: int) -> Any:  # noqa: ANN401  # an array of NumPy's
+    """A span for every row."""
+    out = np.zeros((batch, 5), np.int64)
+    out[:, 0], out[:, 2], out[:, 4] = np.arange(batch), queries, keys
+    return out

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from jogak.ops import _vectors
 from jogak.ops._compiled import jit
-from jogak.ops._vectors import INT, Builder, Value, Vector
+from jogak.ops._vectors import FLOAT, INT, Builder, Value, Vector
 
 LANES = 16
 TALL = {2: (8, 1), 1: (16, 4, 1)}  # rows of a block whose sums stay in registers, by its width in vectors
@@ -162,8 +162,44 @@ def _turned(builder: Builder, lines: list[Value]) -> list[Value]:
     return lines
 
 
+@intrinsic
+def _inner(typing, out, a, b, at_out, row_out, at_a, row_a, at_b, row_b, rows, columns, width):
+    """As many lanes at once as divide the width; each sum is added up within registers."""
+
+    def body(builder: Builder, bases: Sequence[Value], sizes: Sequence[Value]) -> None:
+        rest = builder.urem(sizes[-1], ir.Constant(sizes[-1].type, 4 * LANES))
+        with builder.if_else(builder.icmp_unsigned("==", rest, ir.Constant(rest.type, 0))) as (whole, parts):
+            with whole:
+                _dots(builder, bases, sizes, 4 * LANES)
+            with parts:
+                _dots(builder, bases, sizes, LANES)
+
+    given = (out, a, b, at_out, row_out, at_a, row_a, at_b, row_b, rows, columns, width)
+    return _vectors.function(body, 3, given)
+
+
+def _dots(builder: Builder, bases: Sequence[Value], sizes: Sequence[Value], lanes: int) -> None:
+    """A row of a stays in registers while those of b go by."""
+    out, a, b = bases
+    at_out, row_out, at_a, row_a, at_b, row_b, rows, columns, width = sizes
+    v, kind = Vector(builder, lanes), rows.type
+    first = ir.Constant(kind, 0)
+    with cgutils.for_range(builder, rows) as row:
+        to = builder.add(at_out, builder.mul(row.index, row_out))
+        from_a = builder.add(at_a, builder.mul(row.index, row_a))
+        with cgutils.for_range(builder, builder.udiv(width, ir.Constant(kind, lanes))) as part:
+            along = builder.mul(part.index, ir.Constant(kind, lanes))
+            query, later = v.load(a, builder.add(from_a, along)), builder.icmp_unsigned("!=", part.index, first)
+            start = builder.add(at_b, along)
+            with cgutils.for_range(builder, columns) as column:
+                key = v.load(b, builder.add(start, builder.mul(column.index, row_b)))
+                place = builder.gep(out, [builder.add(to, column.index)])
+                before = builder.select(later, builder.load(place), ir.Constant(FLOAT, 0.0))
+                builder.store(builder.fadd(before, v.total(v.times(query, key))), place)
+
+
 # numba itself gives their first argument
-do_put, do_add, do_take, do_turn = cast(Any, (_put, _add, _take, _turn))
+do_put, do_add, do_take, do_turn, do_inner = cast(Any, (_put, _add, _take, _turn, _inner))
 
 
 @jit
@@ -182,6 +218,15 @@ def add(out, at_out, row_out, a, at_a, row_a, step_a, b, at_b, row_b, rows, inne
 def take(out, at_out, row_out, a, at_a, row_a, step_a, b, at_b, row_b, rows, inner, columns):
     """The same subtracted from what is there."""
     do_take(out, a, b, at_out, row_out, at_a, row_a, step_a, at_b, row_b, rows, inner, columns)
+
+
+@jit
+def inner(out, at_out, row_out, a, at_a, row_a, b, at_b, row_b, rows, columns, width):
+    """out[at_out + r row_out + c] = sum_i a[at_a + r row_a + i] b[at_b + c row_b + i]; width: a multiple of LANES.
+
+    For few columns: what is written is no more than they are.
+    """
+    do_inner(out, a, b, at_out, row_out, at_a, row_a, at_b, row_b, rows, columns, width)
 
 
 @jit

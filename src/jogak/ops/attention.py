@@ -219,16 +219,44 @@ def short(
 ) -> Tensor:
     """The same in compiled loops on a CPU, in float32, without a copy of what it reads; the weights are kept.
 
-    With a bias or a softcap, in float64 and elsewhere this is `dense`.
+    Documents that lie in a row cost what they would cost in rows of their own. With a bias or a softcap, in float64,
+    elsewhere, and for heads whose width is no multiple of 16, this is `dense`.
     """
-    loops = AVAILABLE and q.device.type == "cpu" and q.dtype != torch.float64 and not torch.compiler.is_compiling()
-    if not loops or bias is not None or softcap is not None:
+    if not _loops(q, v, bias, softcap):
         return dense(q, k, v, visible, bias, softcap)
-    from jogak.ops._numba_attention import Short
+    return _short(q, k, v, visible, _spans(visible, len(q)))
 
-    seen = None if visible.triangle or visible.everything else visible.tile(ALL, ALL, q.device)
-    y = Short.apply(q.float(), k.float(), v.float(), seen, visible.triangle)
+
+def _loops(q: Tensor, v: Tensor, bias: Bias | None, softcap: float | None) -> bool:
+    here = AVAILABLE and q.device.type == "cpu" and q.dtype != torch.float64 and not torch.compiler.is_compiling()
+    return here and bias is None and softcap is None and q.shape[3] % 16 == 0 and v.shape[3] % 16 == 0
+
+
+def _short(q: Tensor, k: Tensor, v: Tensor, visible: Visible, spans: Any | None) -> Tensor:  # noqa: ANN401
+    """spans: an array of NumPy's; None where what is visible does not lie in runs."""
+    from jogak.ops._numba_attention import Short, rows
+
+    causal, seen = visible.causal, None
+    if spans is None:
+        spans, causal, seen = rows(len(q), visible.queries, visible.keys), False, visible.tile(ALL, ALL, q.device)
+    y = Short.apply(q.float(), k.float(), v.float(), spans, seen, causal)
     return y.to(q.dtype)  # pyright: ignore[reportOptionalMemberAccess]  # apply is untyped
+
+
+def _spans(visible: Visible, batch: int) -> Any | None:  # noqa: ANN401  # an array of NumPy's
+    """The runs of queries, with the run of keys that each of them reads, or None where they are none."""
+    from jogak.ops._numba_attention import rows, spans
+
+    if visible.triangle or visible.everything:
+        return rows(batch, visible.queries, visible.keys)
+    if visible.window is not None:
+        return None
+    mine, theirs = visible.q_segments, visible.k_segments
+    if mine is None or theirs is None:
+        mine, theirs = (torch.zeros(batch, n, dtype=torch.int64) for n in (visible.queries, visible.keys))
+    if visible.mask is not None:
+        theirs = theirs.masked_fill(~visible.mask, torch.iinfo(torch.int64).min)  # what is no document's number
+    return spans(mine.expand(batch, -1), theirs.expand(batch, -1), causal=visible.causal)
 
 
 def auto(
@@ -236,8 +264,13 @@ def auto(
 ) -> Tensor:
     """`short` for training on short sequences on a CPU, `sdpa` for everything else."""
     trains = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    few = visible.queries * visible.keys <= SHORT.get(q.dtype, 0)
-    return (short if trains and few and q.device.type == "cpu" else sdpa)(q, k, v, visible, bias, softcap)
+    few, whole = SHORT.get(q.dtype, 0), visible.queries * visible.keys
+    if not trains or q.device.type != "cpu" or (whole > few and visible.q_segments is None):
+        return sdpa(q, k, v, visible, bias, softcap)
+    spans = _spans(visible, len(q)) if _loops(q, v, bias, softcap) else None
+    if (whole if spans is None else int((spans[:, 2] * spans[:, 4]).max(initial=0))) > few:
+        return sdpa(q, k, v, visible, bias, softcap)
+    return dense(q, k, v, visible, bias, softcap) if spans is None else _short(q, k, v, visible, spans)
 
 
 def tiled(

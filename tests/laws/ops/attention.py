@@ -15,7 +15,7 @@ def _case(
     *,
     heads: int = 4,
     groups: int = 4,
-    width: int = 8,
+    width: int = 16,
     bias: str = "",
     **seen: object,
 ) -> Case:
@@ -75,5 +75,11 @@ CASES = [
     _case(
         "alibi-window-segments", 200, 200, bias="alibi", window=20, q_segments=_segments(200), k_segments=_segments(200)
     ),
+    _case("prefixes", 33, 70, mask=torch.arange(70, device=DEVICE) < torch.tensor([[9], [70]], device=DEVICE)),
+    _case("segments-in-another-order", 200, 150, q_segments=_segments(200), k_segments=3 - _segments(150)),
+    _case("segments-apart", 90, 90, q_segments=_segments(90) % 2, k_segments=_segments(90) % 2),
+    _case("segments-mask", 90, 90, q_segments=_segments(90), k_segments=_segments(90), mask=_mask(90)),
+    _case("segments-wide", 90, 90, groups=2, width=64, causal=True, q_segments=_segments(90), k_segments=_segments(90)),
+    _case("narrow-heads", 65, 65, groups=2, width=8, causal=True),
     _case("wide-heads", 65, 65, heads=2, groups=1, width=80, causal=True),
 ]
