@@ -225,14 +225,17 @@ class Tiles:
         return cls(shape, size, count, place + lengths, index.clamp(0, length - 1), real, target)
 
     def cut(self, x: Tensor) -> Tensor:
-        """x [N L H X] -> [M NH C X]; places that are not real hold anything finite."""
+        """x [N L H X] -> [M NH C X]; places that are not real hold anything finite.
+
+        Contiguous however x lies: with the order in memory a matrix product's last bits may change.
+        """
         if self.source is None:
             missing = self.count * self.size - self.shape[1]
             x = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x
         else:
             x = x.gather(1, self.source.view(*self.source.shape, 1, 1).expand(-1, -1, *x.shape[2:]))
         x = x.unflatten(1, (self.count, self.size)).permute(1, 0, 3, 2, 4)
-        return x.flatten(1, 2)
+        return x.flatten(1, 2).contiguous()
 
     def join(self, y: Tensor, heads: int) -> Tensor:
         """The inverse: y [M NH C K] -> [N L H K]."""
