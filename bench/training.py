@@ -13,8 +13,9 @@ import argparse
 import math
 import random
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import _marian
 import torch
@@ -23,9 +24,10 @@ from _side_by_side import CLOCKS, PRECISIONS, Apart, circumstances, gemm_peak, r
 from torch import Tensor, nn
 
 from jogak import config, models
+from jogak.data import batch as data
 from jogak.layers.position import Sinusoidal
 from jogak.models import EncoderDecoder
-from jogak.ops import cross_entropy
+from jogak.tasks.translate import pair_loss
 from jogak.training import optimiser
 from jogak.training.machine import keep_freed_memory
 
@@ -121,14 +123,13 @@ class Plain(nn.Module):
         return F.linear(y, self.table.weight)
 
 
-def our_loss(model: EncoderDecoder, batch: Batch) -> Tensor:
-    """As tasks.translate has it: only real targets reach the head, whose logits are never kept."""
-    context = model.read(batch.source, batch.source_mask)
-    hidden, _ = model.hidden(batch.ids, None, context)
-    real = batch.targets != IGNORE
-    weight = model.head.projection.weight
-    loss, _ = cross_entropy.auto(hidden[real], weight, batch.targets[real], SMOOTHING)
-    return loss / real.sum()
+def our_batch(batch: Batch) -> data.Batch:
+    source, ids = data.Units(batch.source, batch.source_mask), data.Units(batch.ids, batch.mask)
+    return data.Batch(ids, batch.targets, source)
+
+
+def our_loss(model: EncoderDecoder, batch: data.Batch) -> Tensor:
+    return pair_loss(model, batch, SMOOTHING)[0] / batch.real_targets
 
 
 def smoothed(logits: Tensor, targets: Tensor) -> Tensor:
@@ -144,8 +145,8 @@ def marian_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 def trainer(
     model: nn.Module,
-    loss: Callable[[Batch], Tensor],
-    batches: list[Batch],
+    loss: Callable[[Any], Tensor],
+    batches: Sequence[Batch | data.Batch],
     precision: str,
     clip: Callable[[torch.optim.AdamW, float], object],
 ) -> Callable[[], None]:
@@ -228,7 +229,8 @@ def _jogak(shape: Shape, given: list[Batch], precision: str, seed: int) -> Calla
     keep_freed_memory()  # as jogak.training does before its first step
     torch.manual_seed(seed)
     model = build(shape)
-    return trainer(model, lambda b: our_loss(model, b), given, precision, optimiser.clip)
+    ours = [our_batch(batch) for batch in given]
+    return trainer(model, lambda b: our_loss(model, b), ours, precision, optimiser.clip)
 
 
 def _marian_mt(shape: Shape, given: list[Batch], precision: str, seed: int, keeps: bool) -> Callable[[], None]:

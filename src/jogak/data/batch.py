@@ -36,6 +36,12 @@ class Units:
         ids = self.ids.to(device, non_blocking=True)
         return Units(ids, _move(self.mask, device), _move(self.segments, device))
 
+    def in_a_row(self, documents: Tensor) -> "Units":
+        """The real places only, one row behind another [1 N]; documents: a number for each place [B T]."""
+        if self.mask is None:
+            return Units(self.ids.view(1, -1), None, documents.reshape(1, -1))
+        return Units(self.ids[self.mask].unsqueeze(0), None, documents[self.mask].unsqueeze(0))
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -62,6 +68,28 @@ class Batch:
     def positions(self) -> int:
         """Padded positions of source and units together."""
         return self.units.ids.numel() + (0 if self.source is None else self.source.ids.numel())
+
+    @property
+    def longest(self) -> int:
+        """Places of a row, of the source or the units."""
+        return max(self.units.ids.shape[1], 0 if self.source is None else self.source.ids.shape[1])
+
+    @property
+    def padded(self) -> bool:
+        return self.units.mask is not None or (self.source is not None and self.source.mask is not None)
+
+    def in_a_row(self) -> "Batch":
+        """The same examples without padding: one row, in which each document is a segment of its own."""
+        sides = [self.units] if self.source is None else [self.units, self.source]
+        rows = torch.arange(len(self.targets), device=self.targets.device).unsqueeze(1)
+        packed = [side.segments for side in sides if side.segments is not None]
+        if packed:  # a source and its target keep one number
+            rows = rows * (1 + max(int(s.max()) for s in packed))
+        laid = [s.in_a_row(1 + rows.expand_as(s.ids) + (0 if s.segments is None else s.segments)) for s in sides]
+        mask = self.units.mask
+        targets = self.targets.view(-1) if mask is None else self.targets[mask]
+        source = None if self.source is None else laid[1]
+        return replace(self, units=laid[0], targets=targets.unsqueeze(0), source=source)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on `device`; from pinned memory the copies do not wait."""

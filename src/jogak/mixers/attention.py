@@ -17,7 +17,7 @@ from jogak.layers.position import Alibi, Rotary, T5Bias
 from jogak.mixers import _memory
 from jogak.mixers.contract import EMPTY, Context, Mixer, State, silence
 from jogak.ops import positions as counting
-from jogak.ops.attention import ALL, FORMS, Visible, weights
+from jogak.ops.attention import ALL, FORMS, Visible, in_a_row, weights
 from jogak.ops.rotary import auto as turn
 
 Position = Literal["none", "rotary", "alibi", "t5"]
@@ -127,6 +127,10 @@ class Attention(Mixer):
     @property
     def state_grows(self) -> bool:
         return self.causal and self.window is None
+
+    def in_a_row(self, longest: int) -> bool:
+        plain = self.window is None and self.score_bias is None and self.softcap is None
+        return self.backend == "auto" and plain and in_a_row(longest, self.head_dim)
 
     def init_state(
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -298,6 +302,9 @@ class CrossAttention(Mixer):
     @property
     def state_grows(self) -> bool:
         return False
+
+    def in_a_row(self, longest: int) -> bool:
+        return self.backend == "auto" and in_a_row(longest, self.head_dim)
 
     def init_state(
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None

@@ -180,6 +180,11 @@ class Stack(nn.Module):
         self.gradient_checkpointing = False
         self.keeps_states = False
 
+    def in_a_row(self, longest: int) -> bool:
+        """Whether every mixer would as soon train on documents in one row: see Mixer.in_a_row."""
+        mixers = [m for block in self.blocks for m in (block.mixer, block.cross) if m is not None]
+        return all(mixer.in_a_row(longest) for mixer in mixers)
+
     def forward(
         self, x: Tensor, states: tuple[BlockState, ...] | None = None, context: Context = EMPTY
     ) -> tuple[Tensor, tuple[BlockState, ...]]:

@@ -266,6 +266,14 @@ class EncoderDecoder(Decoder):
             raise UserError("the decoder begins with its source's state; decode without one, in the context of read()")
         return super().init_state(batch)
 
+    def in_a_row(self, longest: int) -> bool:
+        """Whether training on a CPU gains where sources, and targets, lie one behind another in a row without padding.
+
+        longest: places of the longest of them. The numbers are the same.
+        """
+        stacks = (self.encoder.stack, self.decoder.stack)
+        return self.config.handover == "memory" and all(stack.in_a_row(longest) for stack in stacks)
+
     def encode(self, source: Tensor, context: Context = EMPTY) -> Tensor:
         """source [M S] -> memory [M S D]."""
         return self._encode(source, context)[0]

@@ -174,31 +174,41 @@ def _flat(tensor: Tensor) -> Any:  # noqa: ANN401  # an array of NumPy's
 
 
 @jit
-def _runs(mine, theirs, causal, out):
+def _runs(labels, starts):
+    """Where the runs of equal labels start, and where the last ends; the number of runs."""
+    count = 0
+    for t in range(len(labels)):
+        if t == 0 or labels[t] != labels[t - 1]:
+            starts[count] = t
+            count += 1
+    starts[count] = len(labels)
+    return count
+
+
+@jit
+def _match(mine, theirs, causal, out):
     """mine [B T], theirs [B S]: labels. Writes the span of each run of mine; their number, or -1 where a label's
     places are apart or causal spans are no squares on the diagonal."""
-    count, queries, keys = 0, mine.shape[1], theirs.shape[1]
+    count = 0
+    begin, other = np.empty(mine.shape[1] + 1, np.int64), np.empty(theirs.shape[1] + 1, np.int64)
     for row in range(len(mine)):
-        start = 0
-        while start < queries:
-            label, end = mine[row, start], start + 1
-            while end < queries and mine[row, end] == label:
-                end += 1
-            for t in range(end, queries):
-                if mine[row, t] == label:
+        runs, others = _runs(mine[row], begin), _runs(theirs[row], other)
+        for run in range(runs):
+            label, first, keys = mine[row, begin[run]], 0, 0
+            queries = begin[run + 1] - begin[run]
+            for later in range(run + 1, runs):
+                if mine[row, begin[later]] == label:
                     return -1
-            first, number, last = 0, 0, -1
-            for s in range(keys):
-                if theirs[row, s] == label:
-                    first = s if number == 0 else first
-                    number, last = number + 1, s
-            if number and last - first + 1 != number:
+            for j in range(others):
+                if theirs[row, other[j]] == label:
+                    if keys:
+                        return -1
+                    first, keys = other[j], other[j + 1] - other[j]
+            if causal and (keys != queries or first != begin[run]):
                 return -1
-            if causal and (number != end - start or first != start):
-                return -1
-            out[count, 0], out[count, 1], out[count, 2] = row, start, end - start
-            out[count, 3], out[count, 4] = first, number
-            count, start = count + 1, end
+            out[count, 0], out[count, 1], out[count, 2] = row, begin[run], queries
+            out[count, 3], out[count, 4] = first, keys
+            count += 1
     return count
 
 
@@ -206,7 +216,7 @@ def spans(mine: Tensor, theirs: Tensor, *, causal: bool) -> Any | None:  # noqa:
     """The spans of labels: int64 mine [B T], theirs [B S], a query reads the keys of its label; None where the places
     of one are no run, or with causal no square on the diagonal."""
     out = np.empty((mine.numel(), 5), np.int64)
-    count = _runs(mine.contiguous().numpy(), theirs.contiguous().numpy(), causal, out)
+    count = _match(mine.contiguous().numpy(), theirs.contiguous().numpy(), causal, out)
     return None if count < 0 else out[:count]
 
 

@@ -24,8 +24,8 @@ from jogak.ops._exact import exact
 
 ALL = slice(None)
 TILE = 128  # queries and keys in one tile: 128 x 128 float32 scores are 64 KiB, an L2 cache's size
-# Queries x keys up to which plain matrix products train faster on a CPU than torch's flash kernels.
-SHORT = {torch.float32: 32 * 32, torch.bfloat16: 160 * 160}
+# Queries x keys up to which `short` trains faster on a CPU than torch's flash kernels (bench/mixers.py).
+SHORT = {torch.float32: 96 * 96, torch.bfloat16: 160 * 160}
 
 
 class Bias(Protocol):
@@ -268,9 +268,18 @@ def auto(
     if not trains or q.device.type != "cpu" or (whole > few and visible.q_segments is None):
         return sdpa(q, k, v, visible, bias, softcap)
     spans = _spans(visible, len(q)) if _loops(q, v, bias, softcap) else None
-    if (whole if spans is None else int((spans[:, 2] * spans[:, 4]).max(initial=0))) > few:
+    if spans is None:
+        return (sdpa if whole > few else dense)(q, k, v, visible, bias, softcap)
+    read = spans[:, 2] * spans[:, 4]
+    # Torch's kernels would ask of every place of a row about every other.
+    if read.max(initial=0) > few and 2 * read.sum() > whole * len(q):
         return sdpa(q, k, v, visible, bias, softcap)
-    return dense(q, k, v, visible, bias, softcap) if spans is None else _short(q, k, v, visible, spans)
+    return _short(q, k, v, visible, spans)
+
+
+def in_a_row(longest: int, width: int) -> bool:
+    """Whether training on a CPU costs no more for documents of at most so many places where they lie in one row."""
+    return AVAILABLE and width % 16 == 0 and longest * longest <= min(SHORT.values())
 
 
 def tiled(

@@ -269,13 +269,8 @@ class Translate:
         return self._loss(batch, self.recipe.train.label_smoothing)
 
     def _loss(self, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
-        assert batch.source is not None
-        context = self.model.read(batch.source.ids, batch.source.mask, batch.source.segments)
-        # Padding stands behind the targets, where a causal decoder cannot see it and nothing is predicted: no mask.
-        context = replace(context, segments=batch.units.segments)
-        hidden, _ = self.model.hidden(batch.units.ids, None, context)
-        real = batch.targets != IGNORE
-        return token_loss(self.model, hidden[real], batch.targets[real], smoothing)
+        # A compiled model would be compiled anew for every length of a row.
+        return pair_loss(self.model, batch, smoothing, padded=self.recipe.train.compile)
 
     def validate(self) -> dict[str, float]:
         """loss: -log p of a target in nats, mean over the validation targets; chrF of greedy answers."""
@@ -303,6 +298,24 @@ class Translate:
 
     def save_codec(self, folder: Path) -> None:
         self.codec.save(folder)
+
+
+def pair_loss(model: EncoderDecoder, batch: Batch, smoothing: float, *, padded: bool = False) -> tuple[Tensor, Tensor]:
+    """Sums over the real targets of the label-smoothed loss and of -log p(target).
+
+    Training on a CPU reads a batch without its padding where that is faster; padded: never.
+    """
+    learns, here = torch.is_grad_enabled() and not padded, batch.targets.device.type == "cpu"
+    if learns and here and batch.padded and model.in_a_row(batch.longest):
+        batch = batch.in_a_row()
+    assert batch.source is not None
+    context = model.read(batch.source.ids, batch.source.mask, batch.source.segments)
+    # Padding stands behind the targets, where a causal decoder cannot see it and nothing is predicted: no mask.
+    hidden, _ = model.hidden(batch.units.ids, None, replace(context, segments=batch.units.segments))
+    if batch.real_targets == batch.targets.numel():
+        return token_loss(model, hidden.flatten(0, 1), batch.targets.flatten(), smoothing)
+    real = batch.targets != IGNORE
+    return token_loss(model, hidden[real], batch.targets[real], smoothing)
 
 
 class TrainedTranslation:

@@ -74,6 +74,62 @@ def test_it_learns_without_attention(tmp_path):
     assert task.validate()["loss"] > 0
 
 
+def _shaped(tmp_path, **options):
+    """A translator that nothing has trained yet, with heads of 16."""
+    recipe = _recipe(tmp_path)
+    attention = {"name": "attention", "heads": 3}
+    given = {"depth": 2, "pattern": [{**attention, **options}], "placement": "post"}
+    encoder = config.validate(config.Stack, given, "model.encoder", {})
+    decoder = config.validate(config.Stack, {**given, "cross": attention}, "model.decoder", {})
+    model = recipe.model.model_copy(update={"encoder": encoder, "decoder": decoder})
+    return translate.build(recipe.model_copy(update={"model": model}))
+
+
+def _loss_and_gradients(task, batch, **options):
+    task.model.zero_grad()
+    loss, plain = translate.pair_loss(task.model, batch, 0.1, **options)
+    loss.backward()
+    return loss, plain, {n: p.grad.clone() for n, p in task.model.named_parameters()}
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_padding_left_out_changes_nothing(tmp_path, pack, monkeypatch):
+    task = _shaped(tmp_path)
+    task.recipe = task.recipe.model_copy(update={"train": task.recipe.train.model_copy(update={"pack": pack})})
+    batch = next(task.loader(0, 1))
+    assert batch.padded
+    rows = []
+    read = task.model.read
+    monkeypatch.setattr(task.model, "read", lambda ids, *rest: rows.append(ids.shape) or read(ids, *rest))
+    loss, plain, gradients = _loss_and_gradients(task, batch)
+    expected = _loss_and_gradients(task, batch, padded=True)
+    assert rows == [(1, int(batch.source.mask.sum())), tuple(batch.source.ids.shape)]
+    assert torch.allclose(loss, expected[0], rtol=1e-5)
+    assert torch.allclose(plain, expected[1], rtol=1e-5)
+    for name, gradient in gradients.items():
+        largest = expected[2][name].abs().max()
+        assert (gradient - expected[2][name]).abs().max() <= 2e-5 * largest + 1e-6, name
+
+
+@pytest.mark.parametrize("stack", [{"position": "alibi"}, {"window": 4}, {"softcap": 9.0}, {"heads": 6}])
+def test_padding_stays_where_attention_needs_it(tmp_path, stack):
+    task = _shaped(tmp_path, **stack)
+    assert not task.model.in_a_row(8)
+
+
+def test_padding_stays_in_long_rows_and_where_nothing_is_learnt(tmp_path, monkeypatch):
+    task = _shaped(tmp_path)
+    assert task.model.in_a_row(96)
+    assert not task.model.in_a_row(200)
+    batch = next(task.loader(0, 1))
+    rows = []
+    read = task.model.read
+    monkeypatch.setattr(task.model, "read", lambda ids, *rest: rows.append(ids.shape) or read(ids, *rest))
+    with torch.no_grad():
+        task.loss(batch)
+    assert rows == [batch.source.ids.shape]
+
+
 def test_a_source_vocabulary_of_its_own_is_refused(tmp_path):
     recipe = _recipe(tmp_path)
     model = recipe.model.model_copy(update={"source_vocab_size": 9, "tie": "output"})
