@@ -17,6 +17,7 @@ from jogak import config
 from jogak.errors import UserError
 from jogak.layers.inputs import Input
 from jogak.models import Decoder, EncoderDecoder, build, parameter_count
+from jogak.models._light import without_compiler
 
 OPTIMISER_BYTES = 16  # float32 weight, gradient, and AdamW's two moments, for each parameter
 FLOAT = 4  # bytes
@@ -77,6 +78,11 @@ def cost(given: config.Model, length: int, vocab_size: int | None = None) -> Cos
         return _both(first, second, length)
     if given.position == "learned" and length > given.max_length:
         raise UserError(f"{length} units are more than the {given.max_length} positions that the model has learned")
+    with without_compiler():
+        return _counted(given, length, vocab_size)
+
+
+def _counted(given: config.Model, length: int, vocab_size: int | None) -> Cost:
     repeats: dict[Side, tuple[int, int]] = {side: _repeats(given, side) for side in _sides(given)}
     once: dict[Side, int] = dict.fromkeys(repeats, 1)
     found = _measure(_shortened(given, once), length, vocab_size)
