@@ -7,7 +7,7 @@ ASKED = """
 import sys
 from jogak import config
 from jogak.models.cost import cost
-found = cost(config.read_preset("gpt-2-small"), 32)
+found = cost(config.read_preset("gpt-2"), 32)
 assert "torch._dynamo" not in sys.modules
 import torch, torch._refs
 assert not hasattr(torch, "_dynamo")
@@ -17,7 +17,7 @@ f = torch.compile(lambda x: torch.nn.functional.gelu(x) + 1, backend="eager", fu
 x = torch.ones(3)
 assert torch.equal(f(x), torch.nn.functional.gelu(x) + 1)
 assert sys.modules["torch._dynamo"].__file__
-assert cost(config.read_preset("gpt-2-small"), 32) == found
+assert cost(config.read_preset("gpt-2"), 32) == found
 """
 ELSEWHERE = """
 import sys
