@@ -163,11 +163,11 @@ class Generator:
 
     @property
     def _width(self) -> int:
-        return int(self.model.decoder.embedding.table.weight.shape[0])
+        return self.model.decoder.embedding.units
 
     @property
     def device(self) -> torch.device:
-        return self.model.decoder.embedding.table.weight.device
+        return self.model.decoder.embedding.device
 
     def _job(
         self,
@@ -417,7 +417,7 @@ class _evaluating:
 
 
 def _check_draft(model: Decoder, draft: Decoder) -> None:
-    sizes = [int(m.decoder.embedding.table.weight.shape[0]) for m in (model, draft)]
+    sizes = [m.decoder.embedding.units for m in (model, draft)]
     if sizes[0] != sizes[1]:
         raise UserError(
             f"the draft model has a vocabulary of {sizes[1]} and the model one of {sizes[0]}; a draft needs the same"

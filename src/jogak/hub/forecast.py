@@ -134,7 +134,7 @@ def _drawn(model: "Pretrained", x: Tensor, ahead: int | None, samples: int | Non
 
 def _units(module: EncoderDecoder, source: Source, rows: int, asked: Sampling, start: int) -> Tensor:
     """Units that are drawn one after another, each row by a stream of chance of its own: int64 [rows H]."""
-    device = module.decoder.embedding.table.weight.device
+    device = module.decoder.embedding.device
     streams = [generator(asked.seed or 0, row) for row in range(rows)]
     chance = torch.stack([torch.rand(asked.max_new_tokens, generator=g, dtype=torch.float64) for g in streams])
     chance = chance.clamp(max=1 - 1e-12).to(device)

@@ -4,6 +4,7 @@ Legend: B batch, T time, D model width.
 """
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from jogak.layers.dropout import Dropout
 from jogak.layers.masking import HiddenAsZero
 from jogak.layers.norm import build_norm
 from jogak.layers.position import Learned, Sinusoidal
+from jogak.layers.quantised import QuantisedEmbedding
 
 
 class Embedding(nn.Module):
@@ -40,6 +42,22 @@ class Embedding(nn.Module):
         if given.embedding_norm:
             self.norm = build_norm(stack.norm, given.width, stack.norm_eps, bias=stack.norm_bias)
         self.dropout = Dropout(given.dropout)
+
+    @property
+    def units(self) -> int:
+        """How many units the table has."""
+        return self.table.num_embeddings
+
+    @property
+    def device(self) -> torch.device:
+        table = cast(nn.Module, self.table)
+        return table.matrix.device if isinstance(table, QuantisedEmbedding) else self.table.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the vectors that it gives."""
+        quantised = isinstance(cast(nn.Module, self.table), QuantisedEmbedding)
+        return torch.float32 if quantised else self.table.weight.dtype
 
     def forward(
         self,

@@ -197,8 +197,8 @@ class Decoder(nn.Module):
         initialise(self, given.init, given.width)
 
     def init_state(self, batch: int) -> ModelState:
-        weight = self.decoder.embedding.table.weight
-        return self.decoder.init_state(batch, weight.device, weight.dtype)
+        embedding = self.decoder.embedding
+        return self.decoder.init_state(batch, embedding.device, embedding.dtype)
 
     def hidden(
         self, ids: Tensor, state: ModelState | None = None, context: Context = EMPTY

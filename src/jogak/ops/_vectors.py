@@ -8,14 +8,15 @@ Legend: N state, W channels of a block (rows of W floats), L length of a chunk, 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-Builder = Value = Any  # llvmlite's types say less than it does
+Builder: TypeAlias = Any  # llvmlite's types say less than it does
+Value: TypeAlias = Any
 W = 64  # channels of a block: 16 states of as many are 4 KiB, of the first cache's 32 or more
 HALF = 32  # of them at once on the way back, which needs more registers
 FLOAT, INT = ir.FloatType(), ir.IntType(32)

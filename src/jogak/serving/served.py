@@ -184,7 +184,7 @@ class Served:
         made = self.writer("completions")
         assert isinstance(self.model.module, Decoder)
         ids = [*prompt, *answer]
-        if wrong := [n for n in ids if not 0 <= n < int(self.model.module.decoder.embedding.table.weight.shape[0])]:
+        if wrong := [n for n in ids if not 0 <= n < self.model.module.decoder.embedding.units]:
             raise UserError(f"token_ids: id {wrong[0]} is not in the vocabulary")
         if made.reads_source:
             read = [made.codec.bos_id, *answer]

@@ -1,0 +1,181 @@
+"""Products of a few rows with matrices of small numbers, which are made floats in registers and never in memory.
+
+With one row this is as fast as memory gives the matrix; each row of it is read once for all rows of x.
+
+Legend: M rows of x, N rows of the matrix (outputs), K columns (inputs), S = 32 columns of a group.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba.core import cgutils
+from numba.extending import intrinsic
+from torch import Tensor
+
+from jogak.ops import _vectors
+from jogak.ops._compiled import Kernel
+from jogak.ops._vectors import INT, Builder, Value, Vector
+
+# ruff: noqa: ANN001, ANN202 (what numba compiles takes its types from the call)
+
+BYTE, SHORT = ir.IntType(8), ir.IntType(16)
+TOGETHER = (4, 2, 1)  # rows of x whose sums stay in registers
+STEP = 32  # columns of a step of the loop, those of a group
+
+
+def _load(builder: Builder, base: Value, index: Value, kind: Value, lanes: int) -> Value:
+    """`lanes` whole numbers of a kind, as they lie."""
+    pointer = builder.bitcast(builder.gep(base, [index]), ir.VectorType(kind, lanes).as_pointer())
+    return builder.load(pointer, align=1)
+
+
+def _bfloat16(builder: Builder, bases: Sequence[Value], at: Value) -> list[Value]:
+    """The floats of STEP columns, in vectors of 16, of a matrix of bfloat16."""
+    v, found = Vector(builder, 16), []
+    for place in (at, builder.add(at, ir.Constant(at.type, 16))):
+        bits = builder.zext(_load(builder, bases[0], place, SHORT, 16), v.whole)  # those that a float begins with
+        found.append(builder.bitcast(builder.shl(bits, ir.Constant(v.whole, [16] * 16)), v.type))
+    return found
+
+
+def _int8(builder: Builder, bases: Sequence[Value], at: Value) -> list[Value]:
+    """The same of whole numbers, whose scale is their row's and comes last."""
+    v, found = Vector(builder, 16), []
+    for place in (at, builder.add(at, ir.Constant(at.type, 16))):
+        number = builder.sext(_load(builder, bases[0], place, BYTE, 16), v.whole)
+        found.append(builder.sitofp(number, v.type))
+    return found
+
+
+def _int4(builder: Builder, bases: Sequence[Value], at: Value) -> list[Value]:
+    """The same of two whole numbers in a byte: number i of a group in the low half of byte i, i + 16 in the high one.
+
+    A group's scale and offset lie side by side in bfloat16, so that one load gives both to all lanes.
+    """
+    v = Vector(builder, 16)
+
+    def constant(number: int) -> Value:
+        return ir.Constant(v.whole, [number] * 16)
+
+    group = builder.lshr(at, ir.Constant(at.type, 5))
+    pair = builder.load(builder.gep(builder.bitcast(bases[1], INT.as_pointer()), [group]), align=2)
+    one = builder.insert_element(ir.Constant(v.whole, ir.Undefined), pair, ir.Constant(INT, 0))
+    pairs = builder.shuffle_vector(one, ir.Constant(v.whole, ir.Undefined), constant(0))
+    scale = builder.bitcast(builder.shl(pairs, constant(16)), v.type)
+    offset = builder.bitcast(builder.and_(pairs, constant(-(1 << 16))), v.type)
+    byte = builder.zext(_load(builder, bases[0], builder.lshr(at, ir.Constant(at.type, 1)), BYTE, 16), v.whole)
+    halves = (builder.and_(byte, constant(15)), builder.lshr(byte, constant(4)))
+    return [v.fused(builder.sitofp(half, v.type), scale, offset) for half in halves]
+
+
+def _rows(
+    builder: Builder,
+    bases: Sequence[Value],
+    sizes: Sequence[Value],
+    count: int,
+    columns: Callable[[Value], list[Value]],
+) -> None:
+    """`count` sums over K of a row of the matrix, at `at`, times rows of x, each to its place in out."""
+    out, x = bases
+    at_out, row_out, at_x, width, factor = sizes
+    v, kind = Vector(builder, 16), width.type
+    sums = [[cgutils.alloca_once_value(builder, v.constant(0.0)) for _ in range(2)] for _ in range(count)]
+    for row in sums:
+        for total in row:
+            builder.store(v.constant(0.0), total)
+    with cgutils.for_range(builder, builder.udiv(width, ir.Constant(kind, STEP))) as loop:
+        k = builder.mul(loop.index, ir.Constant(kind, STEP))
+        weights = columns(k)
+        for r, row in enumerate(sums):
+            start = builder.add(builder.add(at_x, k), builder.mul(width, ir.Constant(kind, r)))
+            for part, (total, weight) in enumerate(zip(row, weights, strict=True)):
+                along = v.load(x, builder.add(start, ir.Constant(kind, 16 * part)))
+                builder.store(v.fused(weight, along, builder.load(total)), total)
+    for r, (first, second) in enumerate(sums):
+        value = v.total(v.plus(builder.load(first), builder.load(second)))
+        place = builder.add(at_out, builder.mul(row_out, ir.Constant(kind, r)))
+        builder.store(builder.fmul(value, factor), builder.gep(out, [place]))
+
+
+def _line(builder: Builder, bases: Sequence[Value], sizes: Sequence[Value], form: Callable[..., list[Value]]) -> None:
+    """Output n of all rows of x: out [M N], x [M K], matrix and scales as they lie."""
+    out, x, matrix, scales = bases
+    n, rows, outputs, width, factor = sizes
+    kind = width.type
+
+    def columns(k: Value) -> list[Value]:
+        return form(builder, (matrix, scales), builder.add(builder.mul(n, width), k))
+
+    def some(row: Value, count: int) -> None:
+        given = (builder.add(builder.mul(row, outputs), n), outputs, builder.mul(row, width), width, factor)
+        _rows(builder, (out, x), given, count, columns)
+
+    done = ir.Constant(kind, 0)
+    for count in TOGETHER:
+        whole = builder.udiv(builder.sub(rows, done), ir.Constant(kind, count))
+        with cgutils.for_range(builder, whole) as loop:
+            some(builder.add(done, builder.mul(loop.index, ir.Constant(kind, count))), count)
+        done = builder.add(done, builder.mul(whole, ir.Constant(kind, count)))
+
+
+def _made(form: Callable[..., list[Value]], given: Sequence[Any]) -> Any:  # noqa: ANN401 (what numba asks for)
+    def body(builder: Builder, bases: Sequence[Value], sizes: Sequence[Value]) -> None:
+        _line(builder, bases, sizes, form)
+
+    return _vectors.function(body, 4, given)
+
+
+@intrinsic
+def _of_bfloat16(typing, out, x, matrix, scales, n, rows, outputs, width, factor):
+    return _made(_bfloat16, (out, x, matrix, scales, n, rows, outputs, width, factor))
+
+
+@intrinsic
+def _of_int8(typing, out, x, matrix, scales, n, rows, outputs, width, factor):
+    return _made(_int8, (out, x, matrix, scales, n, rows, outputs, width, factor))
+
+
+@intrinsic
+def _of_int4(typing, out, x, matrix, scales, n, rows, outputs, width, factor):
+    return _made(_int4, (out, x, matrix, scales, n, rows, outputs, width, factor))
+
+
+# numba itself gives their first argument
+of_bfloat16, of_int8, of_int4 = cast(Any, (_of_bfloat16, _of_int8, _of_int4))
+ONE = np.float32(1)
+
+
+def _product_bfloat16(first, last, out, x, matrix, scales, rows, outputs, width):
+    """out [M N] = x [M K] matrix^T; tasks are rows of the matrix. All flat."""
+    for n in range(first, last):
+        of_bfloat16(out, x, matrix, scales, n, rows, outputs, width, ONE)
+
+
+def _product_int8(first, last, out, x, matrix, scales, rows, outputs, width):
+    for n in range(first, last):
+        of_int8(out, x, matrix, scales, n, rows, outputs, width, scales[n])
+
+
+def _product_int4(first, last, out, x, matrix, scales, rows, outputs, width):
+    for n in range(first, last):
+        of_int4(out, x, matrix, scales, n, rows, outputs, width, ONE)
+
+
+KERNELS = {"bfloat16": Kernel(_product_bfloat16), "int8": Kernel(_product_int8), "int4": Kernel(_product_int4)}
+
+
+def flat(tensor: Tensor) -> Any:  # noqa: ANN401  # an array of NumPy's
+    """The numbers of a contiguous tensor, bfloat16 as whole numbers of as many bits."""
+    return tensor.view(-1).view(torch.int16 if tensor.dtype == torch.bfloat16 else tensor.dtype).numpy()
+
+
+def product(kind: str, x: Tensor, matrix: Any, scales: Any, outputs: int) -> Tensor:  # noqa: ANN401  # as `flat` gives
+    """x float32 [M K] times the matrix [N K] of which `flat` has made arrays: float32 [M N]."""
+    rows, width = x.shape
+    out = torch.empty(rows, outputs)
+    work = outputs * width // 4 * rows
+    KERNELS[kind](outputs, flat(out), flat(x), matrix, scales, rows, outputs, width, work=work)
+    return out
