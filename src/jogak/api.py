@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import torch
 
@@ -33,13 +33,15 @@ from jogak.hub.verify import Report
 from jogak.hub.verify import verify as verify_checkpoint
 from jogak.hub.writing import chat_settings
 from jogak.hub.writing import generator as generator_of
+from jogak.layers.quantised import is_quantised, quantise
 from jogak.looking import Panel, collect, write
+from jogak.ops.quantised import Kind
 from jogak.tasks._chat import Chat, from_terminal, talk
 from jogak.tasks._decode import decoding_of, to_stream
 from jogak.tasks._inputs import ENDINGS, Runner
 from jogak.tasks.contract import Evaluation, Predictor, Result, Trained, Writes, results
 from jogak.training import fit, machine
-from jogak.training.run import Run, load_into
+from jogak.training.run import Run, load_into, write_packed
 
 SOUNDS = (".wav", ".flac", ".ogg", ".mp3")  # files of sound; all but .wav need the package soundfile
 CHAT_BYTES = 1 << 29  # of states that a conversation keeps, so that its history is read once
@@ -154,28 +156,49 @@ def load(
 ) -> Model | Pretrained:
     """The model in a run's folder, an imported one, one in a Hugging Face checkpoint, or under a name on the hub.
 
-    dtype: of a checkpoint's weights, float32 or bfloat16; None: as they are stored. revision, token: of the hub.
+    dtype: of a checkpoint's weights, float32 or bfloat16, or int8 or int4 for its matrices; None: as they are stored.
+    revision, token: of the hub.
 
     Raises: UserError if there is none, it is damaged, or a newer version of jogak wrote it.
     """
     path = Path(name)
     if is_checkpoint(path) or (not path.exists() and is_hub_name(name)):
         found = locate(name, revision=revision, token=token)
-        return Pretrained.of(read(Checkpoint(found), _dtype(dtype), pick_device(device)))
-    if folder.is_imported(path):
-        return folder.load(path, _dtype(dtype), pick_device(device))
-    if dtype not in (None, "float32"):
-        raise UserError(f"{name}: a run is kept in float32; dtype is for checkpoints")
-    return load_run(path, device=device)
+        loaded = Pretrained.of(read(Checkpoint(found), _dtype(dtype), pick_device(device)))
+    elif folder.is_imported(path):
+        loaded = folder.load(path, _dtype(dtype), pick_device(device))
+    else:
+        loaded = load_run(path, device=device)
+    _pack(loaded, dtype, str(name))
+    return loaded
 
 
-def export(model: str | Path | Model | Pretrained, output: str | Path) -> Path:
+def _pack(model: Model | Pretrained, dtype: str | None, where: str) -> None:
+    """Give a model that was loaded the matrices that are asked for; of a run in bfloat16 nothing else changes."""
+    held = is_quantised(model.module)
+    if held is not None and dtype not in (None, held):
+        raise UserError(f"{where}: its matrices are kept in {held}; load {dtype} from what it was made of")
+    if held is None and (dtype in ("int8", "int4") or (dtype == "bfloat16" and isinstance(model, Model))):
+        quantise(model.module, cast(Kind, dtype))
+
+
+def export(model: str | Path | Model | Pretrained, output: str | Path, *, dtype: str | None = None) -> Path:
     """Write a run, an imported model or a checkpoint as a Hugging Face checkpoint that `transformers` loads.
+
+    dtype: bfloat16, int8 or int4: in jogak's own form instead, its matrices kept so, which jogak alone reads.
 
     Raises: UserError where no family can hold the model, or there is something at `output` already.
     """
-    loaded = load(model, device="cpu") if isinstance(model, str | Path) else model
-    if isinstance(loaded, Model):
+    loaded = load(model, device="cpu", dtype=dtype) if isinstance(model, str | Path) else model
+    kind = is_quantised(loaded.module)
+    if dtype is not None and kind is not None:
+        if isinstance(loaded, Model):
+            write_packed(Run(loaded.folder), loaded.module, Path(output))
+        else:
+            folder.save(loaded, Path(output))
+    elif kind is not None:
+        raise UserError(f"{loaded.folder}: its matrices are {kind}, which no other program reads; name it as the dtype")
+    elif isinstance(loaded, Model):
         export_run(loaded.trained, loaded.folder, Path(output))
     else:
         write_checkpoint(loaded, Path(output))
@@ -202,7 +225,7 @@ def verify(name: str | Path, *, revision: str | None = None, token: str | None =
 
 
 def _dtype(name: str | None) -> torch.dtype | None:
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": None, "int4": None}
     if name is not None and name not in known:
         raise UserError(f"there is no dtype '{name}'{nearest(name, known)}")
     return None if name is None else known[name]
@@ -216,6 +239,8 @@ def load_run(name: str | Path, *, device: str = "auto") -> Model:
     run = Run(Path(name))
     recipe = run.recipe()
     trained = registry.find("tasks", recipe.task).load(recipe, run.folder)
+    if (kind := run.kind) is not None:
+        quantise(trained.module, kind, numbers=False)
     load_into(trained.module, run.weights(), str(run.model))
     trained.module.to(pick_device(device)).eval()
     return Model(run.folder, trained)
@@ -255,6 +280,8 @@ def train(
         read = read.model_copy(update={"model": models.with_mixer(read.model, mixer)})
     module = registry.find("tasks", read.task)
     start = None if from_ is None else load_run(from_, device="cpu")
+    if start is not None and (kind := is_quantised(start.module)) is not None:
+        raise UserError(f"{from_}: its matrices are {kind}, which do not learn; start from what it was made of")
     task = module.build(read, start=None if start is None else (start.module, start.codec))
     return fit(task, Path(read.run), resume=resume, overwrite=overwrite)
 
@@ -307,6 +334,7 @@ def run_inputs(
     as_json: bool = False,
     output: Path | None = None,
     device: str = "auto",
+    dtype: str | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> None:
     """Do the model's task on texts, files and folders, or on standard input where there are none.
@@ -314,7 +342,7 @@ def run_inputs(
     Answers go to standard output, or to `output`: a file, or for a folder a folder.
     """
     _check_inputs(inputs, output)
-    loaded = load(model, device=device)
+    loaded = load(model, device=device, dtype=dtype)
     field = loaded.trained.field if isinstance(loaded, Model) else "text"
     predictor = _predictor(loaded, **settings)
     runner = Runner(predictor, field=field, as_json=as_json, warn=_warn)
@@ -335,6 +363,7 @@ def chat(
     *,
     system: str | None = None,
     device: str = "auto",
+    dtype: str | None = None,
     **settings: Any,  # noqa: ANN401
 ) -> None:
     """Hold a conversation in the terminal, or with the lines of standard input; answers come while they are written.
@@ -343,7 +372,7 @@ def chat(
 
     Raises: UserError for a model that knows no conversation, or settings with which nothing can be streamed.
     """
-    loaded = load(model, device=device)
+    loaded = load(model, device=device, dtype=dtype)
     cache = PrefixCache(CHAT_BYTES)
     if isinstance(loaded, Pretrained):
         made = generator_of(loaded, cache=cache)

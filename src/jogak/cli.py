@@ -39,6 +39,9 @@ Beam = Annotated[int | None, typer.Option("--beam", min=1, help="Hypotheses kept
 MaxLength = Annotated[int | None, typer.Option("--max-length", min=1, help="Units after which an answer ends.")]
 Revision = Annotated[str | None, typer.Option("--revision", help="A branch, tag or commit on the hub.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", help="float32, bfloat16, int8 or int4: what the matrices are kept in.")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -116,6 +119,7 @@ def run(
         str | None, typer.Option("--grammar", metavar="TEXT|FILE", help="The Lark grammar that it must follow.")
     ] = None,
     device: Device = "auto",
+    dtype: Dtype = None,
 ) -> None:
     """Do the model's task on text, files or standard input; or chat with it."""
     from jogak import api
@@ -139,11 +143,11 @@ def run(
     if chat:
         if texts or as_json or output is not None:
             raise UserError("--chat reads from the keyboard and writes to the terminal; leave out INPUT, --json and -o")
-        api.chat(model, system=system, device=device, **settings)
+        api.chat(model, system=system, device=device, dtype=dtype, **settings)
         return
     if not texts and sys.stdin.isatty():
         print("jogak: reading lines from the keyboard; end with Ctrl-D", file=sys.stderr)
-    api.run_inputs(model, texts, as_json=as_json, output=output, device=device, **settings)
+    api.run_inputs(model, texts, as_json=as_json, output=output, device=device, dtype=dtype, **settings)
 
 
 @app.command("eval")
@@ -250,6 +254,7 @@ def serve(
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write what is asked into the log.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No line for every request.")] = False,
     device: Device = "auto",
+    dtype: Dtype = None,
 ) -> None:
     """Serve models over HTTP, with a web page.
 
@@ -282,7 +287,7 @@ def serve(
     )
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("jogak.serving").setLevel(logging.WARNING if quiet else logging.INFO)
-    server.serve(models, settings, device=device)
+    server.serve(models, settings, device=device, dtype=dtype)
 
 
 @app.command()
@@ -348,11 +353,15 @@ def import_(
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, an imported model, or a checkpoint.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
+    dtype: Annotated[
+        str | None,
+        typer.Option("--dtype", help="bfloat16, int8 or int4: matrices so, in jogak's own form, for jogak alone."),
+    ] = None,
 ) -> None:
-    """Write a Hugging Face checkpoint that transformers loads."""
+    """Write a Hugging Face checkpoint that transformers loads, or a smaller model of jogak's own."""
     from jogak import api
 
-    print(api.export(model, output))
+    print(api.export(model, output, dtype=dtype))
 
 
 @app.command()

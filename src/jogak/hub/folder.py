@@ -1,5 +1,7 @@
 """An imported model in a folder of jogak's own form: its tensors by our names, its configuration as YAML.
 
+Matrices may be kept in fewer bits (layers.quantised); the metadata of the tensors' file then says in which.
+
 `model.yaml` is the configuration of the model, `huggingface.json` the config.json that it came with, whole, so that it
 can go out again with nothing lost.
 """
@@ -14,6 +16,7 @@ from jogak.families._fields import Fields
 from jogak.hub import keymap
 from jogak.hub.pretrained import Pretrained
 from jogak.hub.write import copy_settings
+from jogak.layers.quantised import is_quantised, kind_of, quantise
 
 MODEL, WEIGHTS, ORIGIN = "model.yaml", "model.safetensors", "huggingface.json"
 FORMAT = "1"
@@ -31,7 +34,8 @@ def save(model: Pretrained, folder: Path) -> None:
     """
     if folder.exists():
         raise UserError(f"{folder}: is there already; remove it, or write to another folder (--output)")
-    metadata = {"format": FORMAT, "jogak": __version__}
+    kind = is_quantised(model.module)
+    metadata = {"format": FORMAT, "jogak": __version__, **({} if kind is None else {"dtype": kind})}
     with storage.new_folder(folder) as inside:
         storage.write_text(inside / MODEL, config.to_yaml(model.config))
         storage.write_json(inside / ORIGIN, model.fields)
@@ -57,5 +61,8 @@ def load(folder: Path, dtype: torch.dtype | None = None, device: torch.device | 
         raise UserError(f"{folder / ORIGIN}: damaged: a JSON object is expected; import the model again")
     family = families.find(Fields(fields, str(folder / ORIGIN)).text("model_type"), fields)
     module = models.build(given, device="meta")
+    if (kind := kind_of(metadata, folder / WEIGHTS)) is not None:
+        quantise(module, kind)
+        dtype = None
     keymap.give(module, tensors, str(folder / WEIGHTS), dtype, torch.device(device))
     return Pretrained(folder, module.eval(), given, family, fields)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jogak.errors import UserError, nearest
+from jogak.layers.linear import Linear
 from jogak.ops import activation as passes
 
 Activation = Callable[[Tensor], Tensor]
@@ -56,8 +57,8 @@ class FeedForward(nn.Module):
     def __init__(self, d_model: int, width: int, activation: str = "relu", *, bias: bool = True) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[activation]
-        self.inner = nn.Linear(d_model, width, bias=bias)
-        self.out = nn.Linear(width, d_model, bias=bias)
+        self.inner = Linear(d_model, width, bias=bias)
+        self.out = Linear(width, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.activation(self.inner(x)))
@@ -69,8 +70,8 @@ class GatedFeedForward(nn.Module):
     def __init__(self, d_model: int, width: int, activation: str = "swiglu", *, bias: bool = False) -> None:
         super().__init__()
         self.activation = GATED[activation]
-        self.inner = nn.Linear(d_model, 2 * width, bias=bias)  # gate, then value
-        self.out = nn.Linear(width, d_model, bias=bias)
+        self.inner = Linear(d_model, 2 * width, bias=bias)  # gate, then value
+        self.out = Linear(width, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.activation(self.inner(x)))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from jogak.errors import UserError
 from jogak.layers.feedforward import ACTIVATIONS, GATED
+from jogak.layers.linear import Linear
 
 
 class Experts(nn.Module):
@@ -42,7 +43,7 @@ class Experts(nn.Module):
         gated = activation in GATED
         self.activation = GATED[activation] if gated else ACTIVATIONS[activation]
         self.chosen, self.norm_chosen = chosen, norm_chosen
-        self.router = nn.Linear(d_model, experts, bias=False)
+        self.router = Linear(d_model, experts, bias=False)
         inner = 2 * width if gated else width  # gate, then value
         self.inner = nn.Parameter(torch.empty(experts, inner, d_model))
         self.out = nn.Parameter(torch.empty(experts, d_model, width))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jogak.errors import UserError
+from jogak.layers.linear import Linear
 
 
 def _real(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -88,7 +89,7 @@ class Convolutions(nn.Module):
             raise UserError(f"convolutions: widths {list(widths)} and channels {channels} must be at least 1")
         self.widths, self.width = tuple(widths), channels * len(widths)
         # A linear map of the window is what a convolution is; drawn with the model's other linear maps.
-        self.windows = nn.ModuleList(nn.Linear(h * d_model, channels) for h in widths)
+        self.windows = nn.ModuleList(Linear(h * d_model, channels) for h in widths)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         real = _real(x, mask)

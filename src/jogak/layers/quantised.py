@@ -4,8 +4,8 @@ A matrix whose inputs are no multiple of 32, or that has fewer than 32 outputs, 
 convolutions and whatever else is no matrix of a layer.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -14,6 +14,7 @@ from jogak.ops import quantised
 from jogak.ops.quantised import Kind, Packed
 
 LEAST = 32  # outputs
+KINDS: tuple[Kind, ...] = ("int4", "int8", "bfloat16")  # the smallest first
 
 
 class _Packed(nn.Module):
@@ -51,31 +52,20 @@ class QuantisedLinear(_Packed):
     def __init__(self, kind: Kind, packed: Packed, bias: Tensor | None) -> None:
         super().__init__(kind, packed)
         self.register_buffer("bias", bias)
-        self._flat: tuple[int, tuple[Any, Any]] | None = None
+        self._arrays = quantised.Arrays()
 
     @property
     def out_features(self) -> int:
         return self.matrix.shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
-        if quantised.fuses(rows):
-            y = quantised.fused(rows, self.packed, self.kind, self._arrays())
-        else:
-            y = quantised.unpacked(rows, self.packed, self.kind)
+        packed = Packed(self.matrix, self.scales)
+        if quantised.fuses(x, self.kind):
+            return quantised.fused(x, packed, self.kind, self.bias, self._arrays)
+        y = quantised.unpacked(x.reshape(-1, x.shape[-1]), packed, self.kind)
         if self.bias is not None:
             y = y + self.bias
         return y.view(*x.shape[:-1], y.shape[-1])
-
-    def _arrays(self) -> tuple[Any, Any]:
-        """Arrays over the matrix, made once as long as it stays where it is."""
-        place = self.matrix.data_ptr()
-        if self._flat is None or self._flat[0] != place:
-            self._flat = (place, quantised.flatten(self.packed))
-        return self._flat[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_flat": None}
 
 
 class QuantisedEmbedding(_Packed):
@@ -91,8 +81,8 @@ class QuantisedEmbedding(_Packed):
         return quantised.unpack(Packed(self.matrix[flat], scales), self.kind).view(*ids.shape, -1)
 
 
-def quantise(model: nn.Module, kind: Kind) -> None:
-    """Replace the matrices of a model by packed ones, in place; on the meta device by room for them.
+def quantise(model: nn.Module, kind: Kind, *, numbers: bool = True) -> None:
+    """Replace the matrices of a model by packed ones, in place; without numbers, by room for them.
 
     Tables of units, and what is tied to them, are int8 where the kind is int4: their rows are read one at a time, and
     the head decides between units. Everything else becomes float32.
@@ -107,8 +97,9 @@ def quantise(model: nn.Module, kind: Kind) -> None:
 
     def pack(weight: Tensor, kind: Kind) -> Packed:
         if id(weight) not in made:
-            empty = quantised.empty(kind, *weight.shape, device="meta")
-            made[id(weight)] = empty if weight.is_meta else quantised.pack(weight.detach(), kind)
+            fresh = numbers and not weight.is_meta
+            room = quantised.empty(kind, weight.shape[0], weight.shape[1], weight.device)
+            made[id(weight)] = quantised.pack(weight.detach(), kind) if fresh else room
         return made[id(weight)]
 
     for owner, name, child in owners:
@@ -133,4 +124,18 @@ def _fits(weight: Tensor) -> bool:
 def is_quantised(model: nn.Module) -> Kind | None:
     """What the matrices of a model are kept in: the smallest that any has; None: as they were learned."""
     kinds = {m.kind for m in model.modules() if isinstance(m, QuantisedLinear)}
-    return next((kind for kind in ("int4", "int8", "bfloat16") if kind in kinds), None)
+    return next((kind for kind in KINDS if kind in kinds), None)
+
+
+def kind_of(metadata: Mapping[str, str], where: Path) -> Kind | None:
+    """What the metadata of a file of tensors says that its matrices are kept in; `where` is what errors name.
+
+    Raises: UserError for a kind that is not known.
+    """
+    told = metadata.get("dtype")
+    if told is None:
+        return None
+    for kind in KINDS:
+        if kind == told:
+            return kind
+    raise UserError(f"{where}: its matrices are {told}, which this jogak does not read; install a newer one")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from jogak.errors import UserError, nearest
 from jogak.layers.feedforward import ACTIVATIONS
+from jogak.layers.linear import Linear
 from jogak.ops import discretise
 
 
@@ -22,7 +23,7 @@ class Output(nn.Module):
             raise UserError(f"{name}: there is no activation '{activation}'{nearest(activation, ACTIVATIONS)}")
         self.activation, self.gated = ACTIVATIONS[activation], gated
         self.skip = nn.Parameter(torch.randn(d_model))
-        self.out = nn.Linear(d_model, 2 * d_model if gated else d_model)
+        self.out = Linear(d_model, 2 * d_model if gated else d_model)
 
     def forward(self, y: Tensor, x: Tensor) -> Tensor:
         y = self.out(self.activation(y + self.skip * x))

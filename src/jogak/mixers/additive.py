@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from jogak.errors import UserError
+from jogak.layers.linear import Linear
 from jogak.mixers import _memory
 from jogak.mixers.contract import EMPTY, Context, Mixer, State, silence
 from jogak.ops import additive
@@ -31,10 +32,10 @@ class AdditiveAttention(Mixer):
         if hidden is not None and hidden < 1:
             raise UserError(f"additive: hidden must be at least 1, got {hidden}")
         self.d_memory, width = d_memory or d_model, hidden or d_model
-        self.q = nn.Linear(d_model, width, bias=False)
-        self.k = nn.Linear(self.d_memory, width)
+        self.q = Linear(d_model, width, bias=False)
+        self.k = Linear(self.d_memory, width)
         self.score = nn.Parameter(torch.empty(width).uniform_(-(3**0.5), 3**0.5) * width**-0.5)
-        self.out = nn.Linear(self.d_memory, d_model, bias=False)
+        self.out = Linear(self.d_memory, d_model, bias=False)
 
     @property
     def causal(self) -> bool:

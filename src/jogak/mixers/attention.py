@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jogak.errors import UserError, nearest
+from jogak.layers.linear import Linear
 from jogak.layers.norm import Norm, build_norm
 from jogak.layers.position import Alibi, Rotary, T5Bias
 from jogak.mixers import _memory
@@ -102,8 +103,8 @@ class Attention(Mixer):
             raise UserError(f"attention: window must be at least 1, got {window}")
         self.is_causal, self.window = causal, window
         self.backend = _form("attention", backend)
-        self.qkv = nn.Linear(d_model, (heads + 2 * self.groups) * self.head_dim, bias=bias)
-        self.out = nn.Linear(heads * self.head_dim, d_model, bias=bias if out_bias is None else out_bias)
+        self.qkv = Linear(d_model, (heads + 2 * self.groups) * self.head_dim, bias=bias)
+        self.out = Linear(heads * self.head_dim, d_model, bias=bias if out_bias is None else out_bias)
         if qk_norm == "batch":
             raise UserError("attention: qk_norm 'batch' would mix positions; use layer, rms or rms_plus_one")
         self.q_norm = None if qk_norm is None else build_norm(qk_norm, self.head_dim, norm_eps)
@@ -290,9 +291,9 @@ class CrossAttention(Mixer):
         self.groups, self.head_dim = _head_sizes("cross-attention", d_model, heads, kv_heads, head_dim)
         self.backend = _form("cross-attention", backend)
         self.d_memory = d_memory or d_model
-        self.q = nn.Linear(d_model, heads * self.head_dim, bias=bias)
-        self.kv = nn.Linear(self.d_memory, 2 * self.groups * self.head_dim, bias=bias)
-        self.out = nn.Linear(heads * self.head_dim, d_model, bias=bias if out_bias is None else out_bias)
+        self.q = Linear(d_model, heads * self.head_dim, bias=bias)
+        self.kv = Linear(self.d_memory, 2 * self.groups * self.head_dim, bias=bias)
+        self.out = Linear(heads * self.head_dim, d_model, bias=bias if out_bias is None else out_bias)
         self.sharpen = _sharpen("cross-attention", scale, self.head_dim)
 
     @property

@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jogak import registry
 from jogak.errors import UserError
+from jogak.layers.linear import Linear
 from jogak.mixers.contract import EMPTY, Context, Mixer, State, silence
 
 
@@ -30,7 +31,7 @@ class Bidirectional(Mixer):
         super().__init__(d_model)
         self.forwards = _causal(inner, d_model)
         self.backwards = _causal(inner, d_model)
-        self.out = nn.Linear(2 * d_model, d_model, bias=bias)
+        self.out = Linear(2 * d_model, d_model, bias=bias)
 
     @property
     def state_grows(self) -> bool:

@@ -7,9 +7,10 @@ S length of memory.
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jogak.errors import UserError, nearest
+from jogak.layers.linear import Linear
 from jogak.mixers import _memory
 from jogak.mixers.contract import EMPTY, Context, Mixer, State, silence
 from jogak.ops.attention import ALL, FORMS, weights
@@ -41,8 +42,8 @@ class DotAttention(Mixer):
             raise UserError(f"dot: score 'dot' needs d_memory ({self.d_memory}) = d_model ({d_model}); use 'general'")
         # ops.attention divides by sqrt(D).
         self.scale = 1.0 if scaled else d_model**0.5
-        self.k = nn.Linear(self.d_memory, d_model, bias=False) if score == "general" else None
-        self.out = nn.Linear(self.d_memory, d_model, bias=False)
+        self.k = Linear(self.d_memory, d_model, bias=False) if score == "general" else None
+        self.out = Linear(self.d_memory, d_model, bias=False)
 
     @property
     def causal(self) -> bool:

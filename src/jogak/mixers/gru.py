@@ -6,9 +6,10 @@ Legend: B batch, T time, D model width, H hidden width.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jogak.errors import UserError
+from jogak.layers.linear import Linear
 from jogak.layers.recurrence import Recurrence
 from jogak.mixers.contract import EMPTY, Context, Mixer, State, silence
 
@@ -29,7 +30,7 @@ class GRU(Mixer):
         if hidden is not None and hidden < 1:
             raise UserError(f"gru: hidden must be at least 1, got {hidden}")
         self.cell = Recurrence("gru", d_model, hidden or d_model)
-        self.out = nn.Linear(hidden, d_model) if hidden and hidden != d_model else None
+        self.out = Linear(hidden, d_model) if hidden and hidden != d_model else None
 
     @property
     def state_grows(self) -> bool:

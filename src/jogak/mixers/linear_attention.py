@@ -5,9 +5,10 @@ head width.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jogak.errors import UserError, nearest
+from jogak.layers.linear import Linear
 from jogak.mixers.contract import EMPTY, Context, Mixer, State
 from jogak.ops.documents import Documents
 from jogak.ops.linear_attention import FEATURES, FORMS, full
@@ -48,8 +49,8 @@ class LinearAttention(Mixer):
             raise UserError(f"linear_attention: there is no backend '{backend}'{nearest(backend, FORMS)}")
         self.heads, self.head_dim = heads, head_dim or d_model // heads
         self.is_causal, self.feature, self.backend = causal, feature, backend
-        self.qkv = nn.Linear(d_model, 3 * heads * self.head_dim, bias=bias)
-        self.out = nn.Linear(heads * self.head_dim, d_model, bias=bias)
+        self.qkv = Linear(d_model, 3 * heads * self.head_dim, bias=bias)
+        self.out = Linear(heads * self.head_dim, d_model, bias=bias)
 
     @property
     def causal(self) -> bool:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jogak.errors import UserError, nearest
+from jogak.layers.linear import Linear
 from jogak.mixers.contract import EMPTY, Context, Mixer, State
 from jogak.ops import convolution
 from jogak.ops.documents import Documents
@@ -65,16 +66,16 @@ class Mamba(Mixer):
         if backend not in FORMS:
             raise UserError(f"mamba: there is no backend '{backend}'{nearest(backend, FORMS)}")
         self.sizes, self.taps, self.backend = (rank, state, state), conv, backend
-        self.inner = nn.Linear(d_model, 2 * self.width, bias=bias)
+        self.inner = Linear(d_model, 2 * self.width, bias=bias)
         self.conv_weight, self.conv_bias = convolution_parameters(self.width, conv, bias=conv_bias)
-        self.select = nn.Linear(self.width, rank + 2 * state, bias=False)
+        self.select = Linear(self.width, rank + 2 * state, bias=False)
         self.norms = None if norms == "none" else _norms(self.sizes, norm_eps, learned=norms == "learned")
         self.dt_weight = nn.Parameter(torch.empty(self.width, rank).uniform_(-(rank**-0.5), rank**-0.5))
         self.dt_bias = step_bias(self.width, dt_min, dt_max)
         # S4D-real (Gu et al. 2022, 2206.11893): A = -1 ... -N in every channel.
         self.a_log = nn.Parameter(torch.arange(1.0, state + 1).log().repeat(self.width, 1))
         self.d = nn.Parameter(torch.ones(self.width))
-        self.out = nn.Linear(self.width, d_model, bias=bias)
+        self.out = Linear(self.width, d_model, bias=bias)
 
     @property
     def state_grows(self) -> bool:

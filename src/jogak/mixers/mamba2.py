@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jogak.errors import UserError, nearest
+from jogak.layers.linear import Linear
 from jogak.mixers.contract import EMPTY, Context, Mixer, State
 from jogak.mixers.mamba import check_sizes, check_steps, convolution_parameters, step_bias
 from jogak.ops import convolution
@@ -86,13 +87,13 @@ class Mamba2(Mixer):
             raise UserError(f"mamba2: there is no backend '{backend}'{nearest(backend, FORMS)}")
         self.taps, self.backend = conv, backend
         self.sizes = (self.width, groups * state, groups * state)
-        self.inner = nn.Linear(d_model, self.width + sum(self.sizes) + self.heads, bias=bias)
+        self.inner = Linear(d_model, self.width + sum(self.sizes) + self.heads, bias=bias)
         self.conv_weight, self.conv_bias = convolution_parameters(sum(self.sizes), conv, bias=conv_bias)
         self.dt_bias = step_bias(self.heads, dt_min, dt_max)
         self.a_log = nn.Parameter(torch.empty(self.heads).uniform_(a_min, a_max).log())
         self.d = nn.Parameter(torch.ones(self.heads))
         self.norm = GatedNorm(self.width, groups, norm_eps)
-        self.out = nn.Linear(self.width, d_model, bias=bias)
+        self.out = Linear(self.width, d_model, bias=bias)
 
     @property
     def state_grows(self) -> bool:

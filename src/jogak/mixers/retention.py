@@ -8,9 +8,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from jogak.errors import UserError, nearest
+from jogak.layers.linear import Linear
 from jogak.layers.position import Rotary
 from jogak.mixers.contract import EMPTY, Context, Mixer, State
 from jogak.ops.documents import Documents
@@ -60,8 +61,8 @@ class Retention(Mixer):
             raise UserError(f"retention: there is no norm '{norm}'{nearest(norm, NORMS)}")
         self.heads, self.keys, self.values = heads, keys, values
         self.norm, self.norm_eps, self.backend = norm, norm_eps, backend
-        self.inner = nn.Linear(d_model, 2 * keys + 2 * values, bias=False)  # query, key, value, gate
-        self.out = nn.Linear(values, d_model, bias=False)
+        self.inner = Linear(d_model, 2 * keys + 2 * values, bias=False)  # query, key, value, gate
+        self.out = Linear(values, d_model, bias=False)
         self.rotary = Rotary(keys // heads, rotary_base)
 
     @property

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from jogak.errors import UserError, nearest
 from jogak.layers.feedforward import ACTIVATIONS
+from jogak.layers.linear import Linear
 from jogak.mixers.contract import EMPTY, Context, Mixer, State
 from jogak.ops import scan
 from jogak.ops.convolution import causal
@@ -62,8 +63,8 @@ class RGLRU(Mixer):
         self.blocks, self.taps, self.backend = blocks, taps, backend
         self.activation = ACTIVATIONS[activation]
         block = self.width // blocks
-        self.inner = nn.Linear(d_model, 2 * self.width)  # recurrent branch, gate branch
-        self.out = nn.Linear(self.width, d_model)
+        self.inner = Linear(d_model, 2 * self.width)  # recurrent branch, gate branch
+        self.out = Linear(self.width, d_model)
         self.conv_weight = nn.Parameter(torch.empty(self.width, taps).uniform_(-1, 1) / math.sqrt(taps))
         self.conv_bias = nn.Parameter(torch.zeros(self.width))
         # of each block [block 2 block]: the input gate's weights, then the recurrence gate's

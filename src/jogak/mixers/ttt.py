@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jogak.errors import UserError, nearest
+from jogak.layers.linear import Linear
 from jogak.layers.position import Rotary
 from jogak.mixers.contract import EMPTY, Context, Mixer, State
 from jogak.ops import convolution, rotary
@@ -74,8 +75,8 @@ class TTT(Mixer):
         self.heads, self.head_dim, self.size, self.taps = heads, d_model // heads, mini_batch, conv
         self.rate, self.backend, self.has_gate = RATES[inner] if rate is None else rate, backend, gate
         width = self.head_dim
-        self.read = nn.Linear(d_model, ((1 if conv else 2) + 1 + gate) * d_model, bias=False)
-        self.out = nn.Linear(d_model, d_model, bias=False)
+        self.read = Linear(d_model, ((1 if conv else 2) + 1 + gate) * d_model, bias=False)
+        self.out = Linear(d_model, d_model, bias=False)
         self.norm = nn.LayerNorm(d_model, eps=1e-6)
         self.conv_weight = self.conv_bias = None
         if conv:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from jogak import config
 from jogak.errors import UserError
 from jogak.layers.dropout import Dropout
+from jogak.layers.linear import Linear
 from jogak.layers.pooling import POOLS, Convolutions
 from jogak.layers.votes import Votes
 from jogak.mixers import Context
@@ -72,9 +73,7 @@ class Classifier(nn.Module):
                 "model.head.voters reads first positions as they are; set pool to first, leave out dense and transform"
             )
         self.head = (
-            Votes(width, count, head.voters)
-            if head.voters > 1
-            else nn.Linear(rows * width, count, bias=head.class_bias)
+            Votes(width, count, head.voters) if head.voters > 1 else Linear(rows * width, count, bias=head.class_bias)
         )
         initialise(self, given.init, given.width)
 

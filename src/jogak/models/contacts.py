@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jogak.errors import UserError
+from jogak.layers.linear import Linear
 from jogak.mixers import Context
 from jogak.models.block import Block, Stack
 
@@ -39,7 +40,7 @@ class Contacts(nn.Module):
         if any(not isinstance(mixer, _Weighing) for mixer in mixers):
             raise UserError("model.contacts_end: contacts are read from attention; give every block such a mixer")
         self.end = end
-        self.regression = nn.Linear(sum(m.heads for m in mixers if isinstance(m, _Weighing)), 1)
+        self.regression = Linear(sum(m.heads for m in mixers if isinstance(m, _Weighing)), 1)
 
     def forward(self, weights: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """weights [B N T T] of ids [B T]; mask bool [B T], True = a real place."""

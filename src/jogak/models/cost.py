@@ -65,6 +65,11 @@ class Cost:
         """Weights, gradients and optimiser in float32, without activations."""
         return OPTIMISER_BYTES * self.parameters
 
+    @property
+    def int4_bytes(self) -> int:
+        """Weights whose matrices are int4, five bits each with scales and offsets, and whose tables are int8."""
+        return self.embeddings + (self.parameters - self.embeddings) * 5 // 8
+
 
 def cost(given: config.Model, length: int, vocab_size: int | None = None) -> Cost:
     """The cost of one example; nothing of the model's size is allocated.

@@ -10,6 +10,7 @@ from jogak import config
 from jogak.errors import UserError
 from jogak.layers.dropout import Dropout
 from jogak.layers.inputs import Measured
+from jogak.layers.linear import Linear
 from jogak.layers.pooling import POOLS
 from jogak.mixers import Context
 from jogak.models.initialise import initialise
@@ -36,7 +37,7 @@ class Forecaster(nn.Module):
         self.pool = nn.Flatten() if head.pool == "all" else _pool(head.pool, given.width)
         width = given.width * (self.encoder.input.positions if head.pool == "all" else 1)
         self.dropout = Dropout(head.dropout)
-        self.head = nn.Linear(width, head.size)
+        self.head = Linear(width, head.size)
         initialise(self, given.init, given.width)
 
     @property

@@ -10,6 +10,7 @@ from jogak.errors import UserError
 from jogak.layers.dropout import Dropout
 from jogak.layers.feedforward import ACTIVATIONS
 from jogak.layers.inputs import Input, Measured
+from jogak.layers.linear import Linear
 from jogak.layers.norm import build_norm
 from jogak.layers.pooling import POOLS, AtUnit
 
@@ -25,7 +26,7 @@ class TokenHead(nn.Module):
         super().__init__()
         head = given.head
         self.transform = None if head.transform is None else Transform(given, head.transform, stack)
-        self.projection = nn.Linear(given.width, vocab_size, bias=head.bias)
+        self.projection = Linear(given.width, vocab_size, bias=head.bias)
         self.scale, self.softcap = head.scale, head.softcap
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class Dense(nn.Module):
 
     def __init__(self, width: int, out: int, activation: config.Activation, *, bias: bool = True) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, out, bias=bias)
+        self.linear = Linear(width, out, bias=bias)
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ class VectorHead(nn.Module):
     def __init__(self, given: config.Model, stack: config.Stack) -> None:
         super().__init__()
         self.pooler = Pooler(given, stack)
-        self.projection = nn.Linear(given.width, given.head.size or given.width, bias=False)
+        self.projection = Linear(given.width, given.head.size or given.width, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
         return self.projection(self.pooler(x, mask, ids))
@@ -109,7 +110,7 @@ class PatchHead(nn.Module):
     def __init__(self, given: config.Model, series: Measured) -> None:
         super().__init__()
         self.patches = series.patches
-        self.dropout, self.projection = Dropout(given.head.dropout), nn.Linear(given.width, series.patch)
+        self.dropout, self.projection = Dropout(given.head.dropout), Linear(given.width, series.patch)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.projection(self.dropout(x[:, x.shape[1] - self.patches :]))

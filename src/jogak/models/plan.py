@@ -15,7 +15,8 @@ def describe(name: str, given: config.Model, found: Cost, speed: float, train: c
     lines = [
         f"{name}: {given.topology}, width {given.width}, vocabulary {given.vocab_size:,}",
         f"  parameters        {count:,} ({found.embeddings:,} in embeddings)",
-        f"  weights           {size(4 * count)} float32, {size(2 * count)} bfloat16",
+        f"  weights           {size(4 * count)} float32, {size(2 * count)} bfloat16,",
+        f"                    about {size(count)} int8, {size(found.int4_bytes)} int4",
         f"  training keeps    {size(found.training_bytes)}: {size(4 * count)} each for weights and gradients,",
         f"                    {size(8 * count)} for AdamW",
         f"  one example       {length} {sides}",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from jogak import config
 from jogak.errors import UserError
 from jogak.layers.dropout import Dropout
+from jogak.layers.linear import Linear
 from jogak.layers.pooling import POOLS
 from jogak.mixers import Context
 from jogak.models.heads import Dense
@@ -43,7 +44,7 @@ class Rereader(nn.Module):
         self.pool = POOLS[head.pool](given.width)
         self.dense = None if head.dense is None else Dense(given.width, inner, head.dense)
         self.dropout = Dropout(head.dropout)
-        self.head = nn.Linear(given.width if self.dense is None else inner, head.classes, bias=head.class_bias)
+        self.head = Linear(given.width if self.dense is None else inner, head.classes, bias=head.class_bias)
         initialise(self, given.init, given.width)
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:

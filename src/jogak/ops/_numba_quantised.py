@@ -32,8 +32,14 @@ def _load(builder: Builder, base: Value, index: Value, kind: Value, lanes: int) 
     return builder.load(pointer, align=1)
 
 
+def _float32(builder: Builder, bases: Sequence[Value], at: Value) -> list[Value]:
+    """The floats of STEP columns, in vectors of 16, of a matrix of floats."""
+    v = Vector(builder, 16)
+    return [v.load(bases[0], place) for place in (at, builder.add(at, ir.Constant(at.type, 16)))]
+
+
 def _bfloat16(builder: Builder, bases: Sequence[Value], at: Value) -> list[Value]:
-    """The floats of STEP columns, in vectors of 16, of a matrix of bfloat16."""
+    """The same of a matrix of bfloat16."""
     v, found = Vector(builder, 16), []
     for place in (at, builder.add(at, ir.Constant(at.type, 16))):
         bits = builder.zext(_load(builder, bases[0], place, SHORT, 16), v.whole)  # those that a float begins with
@@ -78,9 +84,9 @@ def _rows(
     count: int,
     columns: Callable[[Value], list[Value]],
 ) -> None:
-    """`count` sums over K of a row of the matrix, at `at`, times rows of x, each to its place in out."""
+    """`count` sums over K of a row of the matrix times rows of x, times a factor, plus a number, to their places."""
     out, x = bases
-    at_out, row_out, at_x, width, factor = sizes
+    at_out, row_out, at_x, width, factor, added = sizes
     v, kind = Vector(builder, 16), width.type
     sums = [[cgutils.alloca_once_value(builder, v.constant(0.0)) for _ in range(2)] for _ in range(count)]
     for row in sums:
@@ -97,20 +103,21 @@ def _rows(
     for r, (first, second) in enumerate(sums):
         value = v.total(v.plus(builder.load(first), builder.load(second)))
         place = builder.add(at_out, builder.mul(row_out, ir.Constant(kind, r)))
-        builder.store(builder.fmul(value, factor), builder.gep(out, [place]))
+        value = builder.fadd(builder.fmul(value, factor), added)
+        builder.store(value, builder.gep(out, [place]))
 
 
 def _line(builder: Builder, bases: Sequence[Value], sizes: Sequence[Value], form: Callable[..., list[Value]]) -> None:
     """Output n of all rows of x: out [M N], x [M K], matrix and scales as they lie."""
     out, x, matrix, scales = bases
-    n, rows, outputs, width, factor = sizes
+    n, rows, outputs, width, factor, added = sizes
     kind = width.type
 
     def columns(k: Value) -> list[Value]:
         return form(builder, (matrix, scales), builder.add(builder.mul(n, width), k))
 
     def some(row: Value, count: int) -> None:
-        given = (builder.add(builder.mul(row, outputs), n), outputs, builder.mul(row, width), width, factor)
+        given = (builder.add(builder.mul(row, outputs), n), outputs, builder.mul(row, width), width, factor, added)
         _rows(builder, (out, x), given, count, columns)
 
     done = ir.Constant(kind, 0)
@@ -129,53 +136,68 @@ def _made(form: Callable[..., list[Value]], given: Sequence[Any]) -> Any:  # noq
 
 
 @intrinsic
-def _of_bfloat16(typing, out, x, matrix, scales, n, rows, outputs, width, factor):
-    return _made(_bfloat16, (out, x, matrix, scales, n, rows, outputs, width, factor))
+def _of_float32(typing, out, x, matrix, scales, n, rows, outputs, width, factor, added):
+    return _made(_float32, (out, x, matrix, scales, n, rows, outputs, width, factor, added))
 
 
 @intrinsic
-def _of_int8(typing, out, x, matrix, scales, n, rows, outputs, width, factor):
-    return _made(_int8, (out, x, matrix, scales, n, rows, outputs, width, factor))
+def _of_bfloat16(typing, out, x, matrix, scales, n, rows, outputs, width, factor, added):
+    return _made(_bfloat16, (out, x, matrix, scales, n, rows, outputs, width, factor, added))
 
 
 @intrinsic
-def _of_int4(typing, out, x, matrix, scales, n, rows, outputs, width, factor):
-    return _made(_int4, (out, x, matrix, scales, n, rows, outputs, width, factor))
+def _of_int8(typing, out, x, matrix, scales, n, rows, outputs, width, factor, added):
+    return _made(_int8, (out, x, matrix, scales, n, rows, outputs, width, factor, added))
+
+
+@intrinsic
+def _of_int4(typing, out, x, matrix, scales, n, rows, outputs, width, factor, added):
+    return _made(_int4, (out, x, matrix, scales, n, rows, outputs, width, factor, added))
 
 
 # numba itself gives their first argument
-of_bfloat16, of_int8, of_int4 = cast(Any, (_of_bfloat16, _of_int8, _of_int4))
-ONE = np.float32(1)
+of_float32, of_bfloat16, of_int8, of_int4 = cast(Any, (_of_float32, _of_bfloat16, _of_int8, _of_int4))
+ONE, NONE = np.float32(1), np.float32(0)
 
 
-def _product_bfloat16(first, last, out, x, matrix, scales, rows, outputs, width):
-    """out [M N] = x [M K] matrix^T; tasks are rows of the matrix. All flat."""
+def _product_float32(first, last, out, x, matrix, scales, bias, rows, outputs, width):
+    """out [M N] = x [M K] matrix^T + bias [N or 0]; tasks are rows of the matrix. All flat."""
     for n in range(first, last):
-        of_bfloat16(out, x, matrix, scales, n, rows, outputs, width, ONE)
+        of_float32(out, x, matrix, scales, n, rows, outputs, width, ONE, bias[n] if len(bias) else NONE)
 
 
-def _product_int8(first, last, out, x, matrix, scales, rows, outputs, width):
+def _product_bfloat16(first, last, out, x, matrix, scales, bias, rows, outputs, width):
     for n in range(first, last):
-        of_int8(out, x, matrix, scales, n, rows, outputs, width, scales[n])
+        of_bfloat16(out, x, matrix, scales, n, rows, outputs, width, ONE, bias[n] if len(bias) else NONE)
 
 
-def _product_int4(first, last, out, x, matrix, scales, rows, outputs, width):
+def _product_int8(first, last, out, x, matrix, scales, bias, rows, outputs, width):
     for n in range(first, last):
-        of_int4(out, x, matrix, scales, n, rows, outputs, width, ONE)
+        of_int8(out, x, matrix, scales, n, rows, outputs, width, scales[n], bias[n] if len(bias) else NONE)
 
 
-KERNELS = {"bfloat16": Kernel(_product_bfloat16), "int8": Kernel(_product_int8), "int4": Kernel(_product_int4)}
+def _product_int4(first, last, out, x, matrix, scales, bias, rows, outputs, width):
+    for n in range(first, last):
+        of_int4(out, x, matrix, scales, n, rows, outputs, width, ONE, bias[n] if len(bias) else NONE)
+
+
+KERNELS = {
+    "float32": Kernel(_product_float32),
+    "bfloat16": Kernel(_product_bfloat16),
+    "int8": Kernel(_product_int8),
+    "int4": Kernel(_product_int4),
+}
 
 
 def flat(tensor: Tensor) -> Any:  # noqa: ANN401  # an array of NumPy's
     """The numbers of a contiguous tensor, bfloat16 as whole numbers of as many bits."""
-    return tensor.view(-1).view(torch.int16 if tensor.dtype == torch.bfloat16 else tensor.dtype).numpy()
+    return tensor.detach().view(-1).view(torch.int16 if tensor.dtype == torch.bfloat16 else tensor.dtype).numpy()
 
 
-def product(kind: str, x: Tensor, matrix: Any, scales: Any, outputs: int) -> Tensor:  # noqa: ANN401  # as `flat` gives
-    """x float32 [M K] times the matrix [N K] of which `flat` has made arrays: float32 [M N]."""
-    rows, width = x.shape
-    out = torch.empty(rows, outputs)
-    work = outputs * width // 4 * rows
-    KERNELS[kind](outputs, flat(out), flat(x), matrix, scales, rows, outputs, width, work=work)
+def product(kind: str, x: Tensor, arrays: tuple[Any, Any, Any], outputs: int) -> Tensor:
+    """x float32 [.. K] times the matrix [N K], plus a bias, of which `flat` has made arrays: float32 [.. N]."""
+    *shape, width = x.shape
+    out = x.new_empty(*shape, outputs)
+    rows, work = x.numel() // width, outputs * x.numel() // 4
+    KERNELS[kind](outputs, out.view(-1).numpy(), x.reshape(-1).numpy(), *arrays, rows, outputs, width, work=work)
     return out

@@ -19,9 +19,11 @@ from jogak.errors import UserError
 from jogak.ops._compiled import AVAILABLE
 
 Kind = Literal["bfloat16", "int8", "int4"]
+Form = Literal["float32", "bfloat16", "int8", "int4"]
 GROUP = 32  # K must be a multiple of it
-FEW = 16  # rows up to which `fused` is the faster form
-SHRUNK = tuple(1 - 0.03 * i for i in range(12))  # of a group's range, of which the one with least error is taken
+# Rows of x up to which `fused` is the faster form; of plain matrices, faster than torch's products.
+FEW: dict[Form, int] = {"float32": 8, "bfloat16": 3, "int8": 16, "int4": 16}
+SHRUNK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)  # of a group's range, of which the one with least error is taken
 ROWS = 4096  # of a matrix that are packed at once
 
 
@@ -119,35 +121,59 @@ def reference(x: Tensor, packed: Packed, kind: Kind) -> Tensor:
 
 
 def unpacked(x: Tensor, packed: Packed, kind: Kind) -> Tensor:
-    """The same in x's dtype, float32 at least, by one product."""
+    """The same in x's dtype, float32 at least, by one product; with bfloat16 in that."""
+    if kind == "bfloat16":
+        return (x.bfloat16() @ packed.matrix.T).to(x.dtype)
     wide = torch.promote_types(x.dtype, torch.float32)
     if kind == "int8":  # the scale last: one pass over the matrix less
         return ((x.to(wide) @ packed.matrix.to(wide).T) * packed.scales).to(x.dtype)
     return (x.to(wide) @ unpack(packed, kind, wide).T).to(x.dtype)
 
 
-def fused(x: Tensor, packed: Packed, kind: Kind, flat: tuple[Any, Any] | None = None) -> Tensor:
-    """The same in float32 without the matrix in memory; flat: what `flatten` has made of it, if it has been."""
-    from jogak.ops import _numba_quantised as kernels
+def fused(x: Tensor, packed: Packed, kind: Form, bias: Tensor | None = None, arrays: "Arrays | None" = None) -> Tensor:
+    """The same in float32 without the matrix in memory, plus a bias [N]: x [.. K] -> [.. N].
 
-    matrix, scales = flatten(packed) if flat is None else flat
-    return kernels.product(kind, x.float().contiguous(), matrix, scales, len(packed.matrix)).to(x.dtype)
+    arrays: what reads matrix and bias, if there is something already.
+    """
+    from jogak.ops._numba_quantised import product
 
-
-def flatten(packed: Packed) -> tuple[Any, Any]:
-    """What `fused` reads: arrays of NumPy's over the same memory."""
-    from jogak.ops import _numba_quantised as kernels
-
-    return kernels.flat(packed.matrix), kernels.flat(packed.scales)
+    read = (Arrays() if arrays is None else arrays).of(packed, bias)
+    if x.dtype == torch.float32:
+        return product(kind, x, read, len(packed.matrix))
+    return product(kind, x.float(), read, len(packed.matrix)).to(x.dtype)
 
 
-def fuses(x: Tensor) -> bool:
-    """Whether `fused` can be used, and is faster: a few rows on a CPU, nothing to learn, nobody writing down."""
-    few = x.device.type == "cpu" and x.shape[0] <= FEW and x.dtype != torch.float64
+class Arrays:
+    """NumPy's arrays over a packed matrix and a bias, made once as long as they stay where they are; never copied."""
+
+    def __init__(self) -> None:
+        self._place: tuple[int, int] = (0, 0)
+        self._made: tuple[Any, Any, Any] = (None, None, None)
+
+    def of(self, packed: Packed, bias: Tensor | None) -> tuple[Any, Any, Any]:
+        place = (packed.matrix.data_ptr(), 0 if bias is None else bias.data_ptr())
+        if self._place != place:
+            from jogak.ops._numba_quantised import flat
+
+            none = torch.empty(0)
+            self._place = place
+            self._made = (flat(packed.matrix), flat(packed.scales), flat(none if bias is None else bias.float()))
+        return self._made
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Arrays":
+        return Arrays()
+
+    def __reduce__(self) -> tuple[type["Arrays"], tuple[()]]:
+        return Arrays, ()
+
+
+def fuses(x: Tensor, kind: Form) -> bool:
+    """Whether x [.. K] is of few rows, and `fused` can be used: on a CPU, nothing to learn, nobody writing down."""
+    few = x.numel() <= FEW[kind] * x.shape[-1] and x.device.type == "cpu" and x.dtype != torch.float64
     written = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    return AVAILABLE and few and not written and not (torch.is_grad_enabled() and x.requires_grad)
+    return AVAILABLE and few and not torch.is_grad_enabled() and not written and type(x) is Tensor and x.numel() > 0
 
 
 def auto(x: Tensor, packed: Packed, kind: Kind) -> Tensor:
     """x [M K] -> [M N]."""
-    return (fused if fuses(x) else unpacked)(x, packed, kind)
+    return (fused if fuses(x, kind) else unpacked)(x, packed, kind)

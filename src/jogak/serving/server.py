@@ -59,13 +59,14 @@ def serve(
     settings: Settings,
     *,
     device: str = "auto",
+    dtype: str | None = None,
     told: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> None:
     """Load the models and serve them until the process is told to stop (SIGINT, SIGTERM).
 
     Raises: UserError for a model that cannot be loaded, or an address that cannot be listened at.
     """
-    loaded = {name: api.load(where, device=device) for name, where in names_of(models).items()}
+    loaded = {name: api.load(where, device=device, dtype=dtype) for name, where in names_of(models).items()}
     listening = _listen(settings)
     app = create(loaded, settings)
     config = uvicorn.Config(

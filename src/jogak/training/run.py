@@ -1,6 +1,7 @@
 """The folder of a run: what its files are called, who may start or go on with it, and reading it with clear errors."""
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from jogak import __version__, config, storage
 from jogak.errors import UserError
+from jogak.layers.quantised import is_quantised, kind_of
+from jogak.ops.quantised import Kind
 from jogak.training import checkpoint
 
 # Keys of the recipe that may change when a run is resumed: none of them alters what a step computes from its batch.
@@ -94,6 +97,11 @@ class Run:
             raise UserError(f"{self.folder}: not a run: it has no config.yaml; give a folder that jogak train wrote")
         return config.read_recipe(self.config_file)
 
+    @property
+    def kind(self) -> Kind | None:
+        """What the matrices of the final weights are kept in, if in fewer bits than they were learned with."""
+        return kind_of(storage.read_metadata(self.model), self.model) if self.model.exists() else None
+
     def weights(self) -> dict[str, Tensor]:
         """The final weights, or while training is under way those of its newest checkpoint (averaged, where it is).
 
@@ -144,6 +152,23 @@ def load_into(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> No
                 shapes = f"{list(weights[name].shape)}, and the model {list(tensor.shape)}"
                 raise UserError(f"{where}: does not fit the model of config.yaml: '{name}' has shape {shapes}")
             tensor.copy_(weights[name])
+
+
+def write_packed(run: Run, model: nn.Module, output: Path) -> None:
+    """Write a run whose matrices were packed into a new folder: what says how it works, without how it was trained.
+
+    Raises: UserError if there is something already, StorageError if the disk refuses.
+    """
+    if output.exists():
+        raise UserError(f"{output}: is there already; remove it, or write to another folder (--output)")
+    left = {run.model.name, run.metrics.name, run.report.name, ".lock"}
+    with storage.new_folder(output) as inside:
+        for file in sorted(run.folder.iterdir()):
+            if file.is_file() and file.name not in left and file.suffix not in (".html", ".png"):
+                with storage.storing(inside / file.name):
+                    shutil.copyfile(file, inside / file.name)
+        metadata = {**storage.read_metadata(run.model), "dtype": str(is_quantised(model))}
+        storage.write_tensors(Run(inside).model, tensors_of(model), metadata)
 
 
 def write_model(run: Run, weights: Mapping[str, Tensor], step: int) -> None:

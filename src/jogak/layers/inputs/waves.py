@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from jogak.errors import UserError
 from jogak.layers.dropout import Dropout
 from jogak.layers.feedforward import ACTIVATIONS
+from jogak.layers.linear import Linear
 
 Size = TypeVar("Size", int, Tensor)
 CHANNELS, KERNELS, STRIDES = (512,) * 7, (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
@@ -66,7 +67,7 @@ class Waves(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(c) if self.each else nn.GroupNorm(c, c) for c in normed)
         self.activation = ACTIVATIONS[activation]
         self.feature_norm = nn.LayerNorm(channels[-1], eps=norm_eps)
-        self.projection = nn.Linear(channels[-1], d_model)
+        self.projection = Linear(channels[-1], d_model)
         self.position = PositionConvolution(d_model, taps, groups)
         self.norm = nn.LayerNorm(d_model, eps=norm_eps) if norm_behind else None
         self.hidden = None if hidden is None else nn.Parameter(torch.rand(d_model))
