@@ -24,7 +24,10 @@ def our_tensors(model: Model) -> dict[str, Tensor]:
     """Parameters and saved buffers by name, each once; a classifier's coder by the name of its side."""
     found: dict[str, Tensor] = dict(model.named_parameters())
     known = {id(t) for t in found.values()}
-    found |= {n: t for n, t in model.state_dict(keep_vars=True).items() if id(t) not in known and n not in found}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in known:
+            known.add(id(tensor))
+            found[name] = tensor
     if isinstance(model, Classifier):
         side = model.config.topology
         found = {n.replace("coder.", f"{side}.", 1) if n.startswith("coder.") else n: t for n, t in found.items()}
