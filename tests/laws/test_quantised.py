@@ -23,7 +23,10 @@ def test_fused_equals_reference(kind, shape, rows):
     expected = quantised.reference(x.double(), packed, kind) + bias
     with poisoned():
         y = quantised.fused(x, packed, kind, bias)
-    close(y, expected, f"{kind} of {rows} rows")
+    # With int4, x is rounded to 16 bits in each group; one sum that comes to little is no scale for that.
+    lengths = [float(t.norm(dim=1).max()) for t in (x, quantised.unpack(packed, kind))]
+    tolerance, scale = (1e-4, lengths[0] * lengths[1] / 4) if kind == "int4" else (2e-5, 0.0)
+    close(y, expected, f"{kind} of {rows} rows", tolerance=tolerance, scale=scale)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -42,7 +45,8 @@ def test_plain_matrices_of_few_rows(dtype, rows):
     """`Linear` without gradients, whatever it takes the product by, beside its equation in float64."""
     layer = Linear(96, 50).to(dtype)
     x = noise(1, rows, 96, seed=2, device="cpu").to(dtype)
-    expected = x.double() @ layer.weight.double().T + layer.bias.double()
+    with torch.no_grad():
+        expected = x.double() @ layer.weight.double().T + layer.bias.double()
     with torch.no_grad():
         y = layer(x)
     assert y.dtype == dtype

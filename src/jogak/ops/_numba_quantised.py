@@ -15,9 +15,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from jogak.ops import _vectors
+from jogak.ops import _numba_int4, _vectors
 from jogak.ops._compiled import Kernel
-from jogak.ops._vectors import INT, Builder, Value, Vector
+from jogak.ops._vectors import Builder, Value, Vector
 
 # ruff: noqa: ANN001, ANN202 (what numba compiles takes its types from the call)
 
@@ -54,27 +54,6 @@ def _int8(builder: Builder, bases: Sequence[Value], at: Value) -> list[Value]:
         number = builder.sext(_load(builder, bases[0], place, BYTE, 16), v.whole)
         found.append(builder.sitofp(number, v.type))
     return found
-
-
-def _int4(builder: Builder, bases: Sequence[Value], at: Value) -> list[Value]:
-    """The same of two whole numbers in a byte: number i of a group in the low half of byte i, i + 16 in the high one.
-
-    A group's scale and offset lie side by side in bfloat16, so that one load gives both to all lanes.
-    """
-    v = Vector(builder, 16)
-
-    def constant(number: int) -> Value:
-        return ir.Constant(v.whole, [number] * 16)
-
-    group = builder.lshr(at, ir.Constant(at.type, 5))
-    pair = builder.load(builder.gep(builder.bitcast(bases[1], INT.as_pointer()), [group]), align=2)
-    one = builder.insert_element(ir.Constant(v.whole, ir.Undefined), pair, ir.Constant(INT, 0))
-    pairs = builder.shuffle_vector(one, ir.Constant(v.whole, ir.Undefined), constant(0))
-    scale = builder.bitcast(builder.shl(pairs, constant(16)), v.type)
-    offset = builder.bitcast(builder.and_(pairs, constant(-(1 << 16))), v.type)
-    byte = builder.zext(_load(builder, bases[0], builder.lshr(at, ir.Constant(at.type, 1)), BYTE, 16), v.whole)
-    halves = (builder.and_(byte, constant(15)), builder.lshr(byte, constant(4)))
-    return [v.fused(builder.sitofp(half, v.type), scale, offset) for half in halves]
 
 
 def _rows(
@@ -150,13 +129,8 @@ def _of_int8(typing, out, x, matrix, scales, n, rows, outputs, width, factor, ad
     return _made(_int8, (out, x, matrix, scales, n, rows, outputs, width, factor, added))
 
 
-@intrinsic
-def _of_int4(typing, out, x, matrix, scales, n, rows, outputs, width, factor, added):
-    return _made(_int4, (out, x, matrix, scales, n, rows, outputs, width, factor, added))
-
-
 # numba itself gives their first argument
-of_float32, of_bfloat16, of_int8, of_int4 = cast(Any, (_of_float32, _of_bfloat16, _of_int8, _of_int4))
+of_float32, of_bfloat16, of_int8 = cast(Any, (_of_float32, _of_bfloat16, _of_int8))
 ONE, NONE = np.float32(1), np.float32(0)
 
 
@@ -176,16 +150,11 @@ def _product_int8(first, last, out, x, matrix, scales, bias, rows, outputs, widt
         of_int8(out, x, matrix, scales, n, rows, outputs, width, scales[n], bias[n] if len(bias) else NONE)
 
 
-def _product_int4(first, last, out, x, matrix, scales, bias, rows, outputs, width):
-    for n in range(first, last):
-        of_int4(out, x, matrix, scales, n, rows, outputs, width, ONE, bias[n] if len(bias) else NONE)
-
-
 KERNELS = {
     "float32": Kernel(_product_float32),
     "bfloat16": Kernel(_product_bfloat16),
     "int8": Kernel(_product_int8),
-    "int4": Kernel(_product_int4),
+    "int4": Kernel(_numba_int4.product, reorder=True),
 }
 
 
