@@ -43,8 +43,8 @@ def test_unpacked_equals_reference(kind, shape):
 @pytest.mark.parametrize("rows", [1, 3, 8])
 def test_plain_matrices_of_few_rows(dtype, rows):
     """`Linear` without gradients, whatever it takes the product by, beside its equation in float64."""
-    layer = Linear(96, 50).to(dtype)
-    x = noise(1, rows, 96, seed=2, device="cpu").to(dtype)
+    layer = Linear(512, 1024).to(dtype)
+    x = noise(1, rows, 512, seed=2, device="cpu").to(dtype)
     with torch.no_grad():
         expected = x.double() @ layer.weight.double().T + layer.bias.double()
     with torch.no_grad():
@@ -55,13 +55,13 @@ def test_plain_matrices_of_few_rows(dtype, rows):
 
 def test_plain_matrices_are_read_where_they_are_after_a_change():
     """The arrays over them are made once: not for numbers that move, or change in place."""
-    layer, x = Linear(64, 40), noise(1, 64, seed=1, device="cpu")
+    layer, x = Linear(512, 1024), noise(1, 512, seed=1, device="cpu")
     with torch.no_grad():
         layer(x)
         layer.weight.mul_(2)
         layer.bias.zero_()
         close(layer(x), x @ layer.weight.T, "changed in place")
-        layer.weight = torch.nn.Parameter(noise(40, 64, seed=3, device="cpu"))
+        layer.weight = torch.nn.Parameter(noise(1024, 512, seed=3, device="cpu"))
         close(layer(x), x @ layer.weight.T, "moved")
 
 

@@ -8,6 +8,7 @@ from jogak.ops import quantised
 from jogak.ops.quantised import Form, Packed
 
 FORMS: dict[torch.dtype, Form] = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+LEAST = 1 << 19  # numbers of a matrix: with smaller ones nobody writes so much that numba's import is worth it
 
 
 class Linear(nn.Linear):
@@ -22,7 +23,8 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # torch's name for it
         weight, x = self.weight, input
-        if x.numel() > quantised.FEW["float32"] * x.shape[-1] or not quantised.fits(x.shape[-1]):
+        many = x.numel() > quantised.FEW["float32"] * x.shape[-1]
+        if many or weight.numel() < LEAST or not quantised.fits(x.shape[-1]):
             return F.linear(x, weight, self.bias)
         form = FORMS.get(weight.dtype) if x.dtype == weight.dtype and weight.is_contiguous() else None
         if form is None or not quantised.fuses(x, form) or torch.is_autocast_enabled("cpu"):
