@@ -3,7 +3,8 @@
 Writing a unit reads every weight once, so that the most that a machine can do is its memory's bandwidth over the
 model's bytes: `of memory` is the share of that, with the bandwidth measured in the same run by adding up 256 MiB.
 Random weights of GPT-2's (124M) or Mamba's (130M) published shape, the same for all programs; a prompt of 16 units,
-then greedy, with no end mark. CTranslate2 has int8 for GPT-2 only.
+then greedy, with no end mark. CTranslate2 has int8 for GPT-2 only. Each program runs in a process of its own: threads
+that one leaves spinning would take the other's cores.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from _side_by_side import circumstances, ratio, table, take_turns
+from _side_by_side import Apart, circumstances, ratio, table, take_turns
 from safetensors.torch import save_file
 
 import jogak
@@ -45,12 +46,16 @@ def checkpoint(shape: str, folder: Path, seed: int) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-def jogaks(folder: Path, dtype: str, ids: torch.Tensor, units: int) -> tuple[Callable[[], object], int]:
-    """The program, and the bytes of its weights."""
+def jogaks(folder: Path, dtype: str, ids: torch.Tensor, units: int) -> Callable[[], object]:
     model = jogak.load(folder, dtype=dtype, device="cpu")
     assert isinstance(model, Pretrained)
-    held = {t.data_ptr(): t.nbytes for t in [*model.module.parameters(), *model.module.buffers()]}
-    return lambda: model.generate(ids, units, end=-1), sum(held.values())
+    return lambda: model.generate(ids, units, end=-1)
+
+
+def weights(folder: Path, dtype: str) -> int:
+    """Bytes of jogak's weights."""
+    module = jogak.load(folder, dtype=dtype, device="cpu").module
+    return sum({t.data_ptr(): t.nbytes for t in [*module.parameters(), *module.buffers()]}.values())
 
 
 def transformers(folder: Path, ids: torch.Tensor, units: int) -> Callable[[], object]:
@@ -107,15 +112,18 @@ def main() -> None:
         folder = Path(name)
         checkpoint(options.shape, folder, options.seed)
         ids = torch.randint(50_000, (1, PROMPT), generator=torch.Generator().manual_seed(options.seed))
-        programs: dict[str, Callable[[], object]] = {}
-        sizes: dict[str, int] = {}
-        for dtype in options.dtypes:
-            programs[f"jogak {dtype}"], sizes[f"jogak {dtype}"] = jogaks(folder, dtype, ids, options.units)
-        programs["transformers bfloat16"] = transformers(folder, ids, options.units)
+        given = (ids, options.units)
+        programs = {f"jogak {dtype}": Apart("wall", jogaks, folder, dtype, *given) for dtype in options.dtypes}
+        sizes = {f"jogak {dtype}": weights(folder, dtype) for dtype in options.dtypes}
+        programs["transformers bfloat16"] = Apart("wall", transformers, folder, *given)
         if options.shape == "gpt-2":
-            programs["CTranslate2 int8"] = ctranslate2(folder, folder / "ctranslate2", ids, options.units)
+            programs["CTranslate2 int8"] = Apart("wall", ctranslate2, folder, folder / "ctranslate2", *given)
+        try:
+            taken = take_turns(programs, options.rounds)
+        finally:
+            for program in programs.values():
+                program.close()
         memory = bandwidth()
-        taken = take_turns(programs, options.rounds)
     theirs, rows = taken["transformers bfloat16"], []
     for program, seconds in taken.items():
         each = statistics.median(seconds) / options.units

@@ -103,12 +103,20 @@ def command(
             (
                 "run_inputs",
                 ("runs/ko-en", ["안녕", "messages.po"]),
-                {"as_json": True, "output": Path("out"), "n_best": 3, "beam": 5, "max_length": 9, "device": "cpu"},
+                {
+                    "as_json": True,
+                    "output": Path("out"),
+                    "n_best": 3,
+                    "beam": 5,
+                    "max_length": 9,
+                    "device": "cpu",
+                    "dtype": None,
+                },
             ),
         ),
         (
             "run runs/ko-en",
-            ("run_inputs", ("runs/ko-en", []), {"as_json": False, "output": None, "device": "auto"}),
+            ("run_inputs", ("runs/ko-en", []), {"as_json": False, "output": None, "device": "auto", "dtype": None}),
         ),
         (
             "run runs/lm 안녕 a=b decode.typical_p=0.9 decode.bad_words=[나쁜,말] --temperature 0.8 --top-p 0.9 "
@@ -120,6 +128,7 @@ def command(
                     "as_json": False,
                     "output": None,
                     "device": "auto",
+                    "dtype": None,
                     "temperature": 0.8,
                     "top_p": 0.9,
                     "top_k": 5,
@@ -134,7 +143,7 @@ def command(
         ),
         (
             "run runs/lm --chat --system 짧게 --seed 1",
-            ("chat", ("runs/lm",), {"system": "짧게", "device": "auto", "seed": 1}),
+            ("chat", ("runs/lm",), {"system": "짧게", "device": "auto", "dtype": None, "seed": 1}),
         ),
         (
             "eval runs/ko-en decode.method=mbr a.tsv decode.min_p=0.1",
