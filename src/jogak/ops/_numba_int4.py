@@ -1,11 +1,11 @@
-"""Products of a few rows with a matrix of int4, in whole numbers: four times as many in a register as floats.
+"""Products of a few rows with a matrix of int4, in whole numbers: twice as many in a register as floats.
 
 With W = s q + z for each group of 32 columns, and x of a group rounded to r k with whole k of 16 bits,
 
-    y = sum_g s r sum_i q k + sum_g z sum_i x
+    y = sum_g (s r) sum_i q k + sum_g z sum_i x
 
-where the innermost sum is of whole numbers. r is 1 / 32767 of the group's largest x, so that y is as near as floats
-of 16 bits would give it; what the matrix itself lost is hundreds of times as much.
+where the innermost sum is of whole numbers, two groups at a time. r is 1 / 32767 of the group's largest x, so that y
+is as near as floats of 16 bits would give it; what the matrix itself lost is hundreds of times as much.
 
 Legend: M rows of x, N rows of the matrix (outputs), K columns, G = K / 32 groups.
 """
@@ -25,8 +25,9 @@ from jogak.ops._vectors import FLOAT, INT, Builder, Value, Vector
 # ruff: noqa: ANN001, ANN202 (what numba compiles takes its types from the call)
 
 BYTE, SHORT = ir.IntType(8), ir.IntType(16)
-GROUP, HALF, EIGHT = 32, 16, 8
+GROUP, HALF, LANES = 32, 16, 8  # columns of a group, its bytes, and the sums that are kept of it
 TOGETHER = (4, 1)  # rows of x whose sums stay in registers
+CHAINS = 2  # sums of each, so that an addition need not wait for the one before
 MOST, NOTHING = np.float32(32767), np.float32(0)
 
 
@@ -36,112 +37,157 @@ def _whole(builder: Builder, base: Value, index: Value, kind: Value, lanes: int)
     return builder.load(pointer, align=1)
 
 
-def _pairs(builder: Builder, a: Value, b: Value) -> Value:
-    """Sums of neighbours of a b: 16 of 16 bits -> 8 of 32 bits, for which processors have an instruction."""
-    wide = ir.VectorType(INT, HALF)
+def _order(builder: Builder, a: Value, b: Value, lanes: Sequence[int]) -> Value:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT, len(lanes)), list(lanes)))
+
+
+def _pairs(builder: Builder, a: Value, b: Value, lanes: int) -> Value:
+    """Sums of neighbours of a b, 2 lanes of 16 bits -> lanes of 32, for which processors have an instruction."""
+    wide = ir.VectorType(INT, 2 * lanes)
     product = builder.mul(builder.sext(a, wide), builder.sext(b, wide))
-    none = ir.Constant(wide, ir.Undefined)
-    even, odd = (
-        builder.shuffle_vector(product, none, ir.Constant(ir.VectorType(INT, EIGHT), list(range(first, HALF, 2))))
-        for first in (0, 1)
-    )
+    even, odd = (_order(builder, product, product, range(first, 2 * lanes, 2)) for first in (0, 1))
     return builder.add(even, odd)
 
 
-def _spread(builder: Builder, number: Value, kind: Value) -> Value:
-    """One number in eight lanes."""
-    vector = ir.VectorType(kind, EIGHT)
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), number, ir.Constant(INT, 0))
-    return builder.shuffle_vector(
-        one, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(INT, EIGHT), [0] * EIGHT)
-    )
+def _halves(builder: Builder, matrix: Value, group: Value, groups: int) -> tuple[Value, Value]:
+    """The numbers in the low and in the high half of each byte of some groups."""
+    count = HALF * groups
+    shorts = ir.VectorType(SHORT, count)
+    at = builder.mul(group, ir.Constant(group.type, HALF))
+    both = builder.zext(_whole(builder, matrix, at, BYTE, count), shorts)
+    low = builder.and_(both, ir.Constant(shorts, [15] * count))
+    return low, builder.lshr(both, ir.Constant(shorts, [4] * count))
+
+
+def _scales(builder: Builder, scales: Value, group: Value, groups: int) -> tuple[Value, Value]:
+    """s and z of some groups: pairs of bfloat16, whose bits are the highest of a float's."""
+    v = Vector(builder, groups)
+    pointer = builder.gep(builder.bitcast(scales, INT.as_pointer()), [group])
+    pairs = builder.load(builder.bitcast(pointer, v.whole.as_pointer()), align=2)
+    s, z = (builder.shl(pairs, _same(v, 16)), builder.and_(pairs, _same(v, 0xFFFF0000)))
+    return builder.bitcast(s, v.type), builder.bitcast(z, v.type)
+
+
+def _same(v: Vector, number: int) -> Value:
+    return ir.Constant(v.whole, number if v.lanes == 1 else [number] * v.lanes)
+
+
+def _of_groups(builder: Builder, factor: Value, groups: int) -> Value:
+    """The float of each group in all of its lanes."""
+    if groups == 1:
+        some = ir.Constant(ir.VectorType(FLOAT, LANES), ir.Undefined)
+        factor = builder.insert_element(some, factor, ir.Constant(INT, 0))
+    return _order(builder, factor, factor, [lane // LANES for lane in range(LANES * groups)])
+
+
+def _add(
+    builder: Builder, bases: Sequence[Value], places: Sequence[Value], totals: Sequence[Sequence[Value]], groups: int
+) -> None:
+    """Adds what some groups, from number `here` on of row n of the matrix, give to both sums of some rows of x."""
+    numbers, steps, sums, matrix, scales = bases
+    begin, here, row, count = places
+    kind, lanes = here.type, LANES * groups
+    v, few = Vector(builder, lanes), Vector(builder, groups)
+    group = builder.add(begin, here)
+    halves = _halves(builder, matrix, group, groups)
+    s, z = _scales(builder, scales, group, groups)
+    for r, (total, offset) in enumerate(totals):
+        mine = builder.add(builder.mul(builder.add(row, ir.Constant(kind, r)), count), here)
+        at = builder.mul(mine, ir.Constant(kind, GROUP))
+        parts = [
+            _pairs(
+                builder,
+                half,
+                _whole(builder, numbers, builder.add(at, ir.Constant(kind, HALF * groups * i)), SHORT, HALF * groups),
+                lanes,
+            )
+            for i, half in enumerate(halves)
+        ]
+        found = builder.sitofp(builder.add(*parts), v.type)
+        factor = _of_groups(builder, few.times(s, few.load(steps, mine)), groups)
+        builder.store(v.fused(found, factor, builder.load(total)), total)
+        builder.store(few.fused(z, few.load(sums, mine), builder.load(offset)), offset)
 
 
 def _sums(builder: Builder, bases: Sequence[Value], sizes: Sequence[Value], count: int) -> None:
-    """The first sum of y for `count` rows of x and one of the matrix: out[at_out + r row_out] = ..."""
-    out, numbers, steps, matrix, scales = bases
-    n, row, at_out, row_out, groups = sizes
-    v, kind = Vector(builder, EIGHT), groups.type
+    """y of `count` rows of x and one of the matrix, plus a number: out[at_out + r row_out] = ..."""
+    out, *read = bases
+    n, row, at_out, row_out, groups, added = sizes
+    kind = groups.type
 
-    def constant(number: int) -> Value:
-        return ir.Constant(kind, number)
+    def nothing(together: int) -> list[list[Value]]:
+        kinds = [Vector(builder, lanes) for lanes in (LANES * together, together)]
+        found = [[cgutils.alloca_once(builder, v.type) for v in kinds] for _ in range(count)]
+        for row in found:
+            for v, total in zip(kinds, row, strict=True):
+                builder.store(v.constant(0.0), total)
+        return found
 
-    totals = [cgutils.alloca_once(builder, v.type) for _ in range(count)]
-    for total in totals:
-        builder.store(v.constant(0.0), total)
-    begin = builder.mul(n, groups)
-    with cgutils.for_range(builder, groups) as loop:
-        group = builder.add(begin, loop.index)
-        shorts = ir.VectorType(SHORT, HALF)
-        byte = _whole(builder, matrix, builder.mul(group, constant(HALF)), BYTE, HALF)
-        both = builder.zext(byte, shorts)
-        halves = (
-            builder.and_(both, ir.Constant(shorts, [15] * HALF)),
-            builder.lshr(both, ir.Constant(shorts, [4] * HALF)),
-        )
-        pair = builder.load(builder.gep(builder.bitcast(scales, INT.as_pointer()), [group]), align=2)
-        scale = _spread(builder, builder.bitcast(builder.shl(pair, ir.Constant(INT, 16)), FLOAT), FLOAT)
-        for r, total in enumerate(totals):
-            mine = builder.add(builder.mul(builder.add(row, constant(r)), groups), loop.index)
-            at = builder.mul(mine, constant(GROUP))
-            parts = [
-                _pairs(builder, half, _whole(builder, numbers, builder.add(at, constant(HALF * i)), SHORT, HALF))
-                for i, half in enumerate(halves)
-            ]
-            found = builder.sitofp(builder.add(*parts), v.type)
-            step = _spread(builder, builder.load(builder.gep(steps, [mine])), FLOAT)
-            builder.store(v.fused(v.times(found, step), scale, builder.load(total)), total)
-    for r, total in enumerate(totals):
-        place = builder.add(at_out, builder.mul(row_out, constant(r)))
-        builder.store(v.total(builder.load(total)), builder.gep(out, [place]))
+    chains, rest = [nothing(2) for _ in range(CHAINS)], nothing(1)
+    begin, done = builder.mul(n, groups), ir.Constant(kind, 0)
+    for some in (chains, chains[:1]):
+        size = ir.Constant(kind, 2 * len(some))
+        whole = builder.udiv(builder.sub(groups, done), size)
+        with cgutils.for_range(builder, whole) as loop:
+            for c, chain in enumerate(some):
+                here = builder.add(builder.add(done, builder.mul(loop.index, size)), ir.Constant(kind, 2 * c))
+                _add(builder, read, (begin, here, row, groups), chain, 2)
+        done = builder.add(done, builder.mul(whole, size))
+    with builder.if_then(builder.icmp_unsigned("<", done, groups)):
+        _add(builder, read, (begin, done, row, groups), rest, 1)
+    for r in range(count):
+        value = added
+        for i, lanes in enumerate((LANES, 1)):
+            two, one = Vector(builder, 2 * lanes), Vector(builder, lanes)
+            both = two.plus(*(builder.load(chain[r][i]) for chain in chains))
+            value = builder.fadd(value, builder.fadd(two.total(both), one.total(builder.load(rest[r][i]))))
+        place = builder.add(at_out, builder.mul(row_out, ir.Constant(kind, r)))
+        builder.store(value, builder.gep(out, [place]))
 
 
 def _line(builder: Builder, bases: Sequence[Value], sizes: Sequence[Value]) -> None:
-    n, rows, outputs, groups = sizes
+    n, rows, outputs, groups, added = sizes
     done = ir.Constant(groups.type, 0)
     for count in TOGETHER:
         whole = builder.udiv(builder.sub(rows, done), ir.Constant(groups.type, count))
         with cgutils.for_range(builder, whole) as loop:
             row = builder.add(done, builder.mul(loop.index, ir.Constant(groups.type, count)))
             at_out = builder.add(builder.mul(row, outputs), n)
-            _sums(builder, bases, (n, row, at_out, outputs, groups), count)
+            _sums(builder, bases, (n, row, at_out, outputs, groups, added), count)
         done = builder.add(done, builder.mul(whole, ir.Constant(groups.type, count)))
 
 
 @intrinsic
-def _scaled(typing, out, numbers, steps, matrix, scales, n, rows, outputs, groups):
-    """The first sum of y for row n of the matrix and all rows of x."""
-    return _vectors.function(_line, 5, (out, numbers, steps, matrix, scales, n, rows, outputs, groups))
+def _output(typing, out, numbers, steps, sums, matrix, scales, n, rows, outputs, groups, added):
+    """Output n of all rows of x."""
+    given = (out, numbers, steps, sums, matrix, scales, n, rows, outputs, groups, added)
+    return _vectors.function(_line, 6, given)
 
 
-@intrinsic
-def _number(typing, bits):
-    """The float of which these are the highest 16 bits."""
-
-    def generate(context, builder, signature, arguments):
-        whole = builder.shl(builder.zext(arguments[0], INT), ir.Constant(INT, 16))
-        return builder.bitcast(whole, FLOAT)
-
-    from numba.core import types
-
-    return types.float32(types.int16), generate
-
-
-scaled, number = cast(Any, (_scaled, _number))  # numba itself gives their first argument
+output = cast(Any, _output)  # numba itself gives its first argument
 
 
 @jit
-def _round(x, numbers, steps, sums, count):
-    """The whole numbers k of x, their steps r, and the sums of x, of `count` groups."""
-    for group in range(count):
-        at, top, total = group * 32, NOTHING, NOTHING
-        for i in range(at, at + 32):
-            top = max(top, abs(x[i]))
-            total += x[i]
-        inverse = MOST / top if top > NOTHING else NOTHING
-        for i in range(at, at + 32):
-            numbers[i] = np.int16(np.rint(x[i] * inverse))
-        steps[group], sums[group] = top / MOST, total
+def _round(x, numbers, steps, sums, rows, groups):
+    """The whole numbers k of x, their steps r, and the sums of x, of each group.
+
+    Two groups lie together as they are read: the first halves of both, then the second halves.
+    """
+    for row in range(rows):
+        for group in range(groups):
+            mine = row * groups + group
+            at, top, total = mine * 32, NOTHING, NOTHING
+            for i in range(at, at + 32):
+                top = max(top, abs(x[i]))
+                total += x[i]
+            inverse = MOST / top if top > NOTHING else NOTHING
+            alone = group == groups - 1 and groups % 2 == 1
+            low = (mine - group % 2) * 32 + group % 2 * 16
+            high = low + (16 if alone else 32)
+            for i in range(16):
+                numbers[low + i] = np.int16(np.rint(x[at + i] * inverse))
+                numbers[high + i] = np.int16(np.rint(x[at + 16 + i] * inverse))
+            steps[mine], sums[mine] = top / MOST, total
 
 
 def product(first, last, out, x, matrix, scales, bias, rows, outputs, width):
@@ -149,12 +195,7 @@ def product(first, last, out, x, matrix, scales, bias, rows, outputs, width):
     groups = width // 32
     numbers, steps = np.empty(rows * width, np.int16), np.empty(rows * groups, np.float32)
     sums = np.empty(rows * groups, np.float32)
-    _round(x, numbers, steps, sums, rows * groups)
+    _round(x, numbers, steps, sums, rows, groups)
     for n in range(first, last):
-        scaled(out, numbers, steps, matrix, scales, n, rows, outputs, groups)
         added = bias[n] if len(bias) else NOTHING
-        for row in range(rows):
-            total = NOTHING
-            for group in range(groups):
-                total += number(scales[2 * (n * groups + group) + 1]) * sums[row * groups + group]
-            out[row * outputs + n] += total + added
+        output(out, numbers, steps, sums, matrix, scales, n, rows, outputs, groups, added)

@@ -86,7 +86,7 @@ class Vector:
             mask = ir.VectorType(INT, lanes)
             low, high = ir.Constant(mask, list(range(lanes))), ir.Constant(mask, list(range(lanes, 2 * lanes)))
             x = self.builder.fadd(self.builder.shuffle_vector(x, x, low), self.builder.shuffle_vector(x, x, high))
-        return self.builder.extract_element(x, ir.Constant(INT, 0))
+        return x if self.lanes == 1 else self.builder.extract_element(x, ir.Constant(INT, 0))
 
 
 def function(body: Callable[..., None], arrays: int, given: Sequence[types.Type]) -> tuple[Any, Callable[..., Any]]:
