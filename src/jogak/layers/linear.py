@@ -1,5 +1,7 @@
 """W x + b, with a product of its own for the few rows of a step of decoding."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +22,16 @@ class Linear(nn.Linear):
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:  # torch's
         super().__init__(in_features, out_features, bias)
         self._arrays = quantised.Arrays()
+
+    @property
+    def kind(self) -> Form | None:
+        """What the matrix is read as by compiled products; None: by none."""
+        whole = self.weight.is_contiguous() and quantised.fits(self.weight.shape[1])
+        return FORMS.get(self.weight.dtype) if whole else None
+
+    def arrays(self) -> tuple[Any, Any, Any]:
+        """What they read: see ops.quantised.Arrays."""
+        return self._arrays.of(Packed(self.weight, self.weight), self.bias)
 
     def forward(self, input: Tensor) -> Tensor:  # torch's name for it
         weight, x = self.weight, input

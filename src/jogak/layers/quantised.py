@@ -6,6 +6,7 @@ convolutions and whatever else is no matrix of a layer.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -57,6 +58,14 @@ class QuantisedLinear(_Packed):
     @property
     def out_features(self) -> int:
         return self.matrix.shape[0]
+
+    @property
+    def in_features(self) -> int:
+        return self.matrix.shape[1] * (2 if self.kind == "int4" else 1)
+
+    def arrays(self) -> tuple[Any, Any, Any]:
+        """What compiled products read: see ops.quantised.Arrays."""
+        return self._arrays.of(Packed(self.matrix, self.scales), self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         packed = Packed(self.matrix, self.scales)

@@ -40,11 +40,12 @@ ROOM = 8  # positions that a reordered buffer can grow by
 class _Buffer:
     """Memory that several states share: each reads a prefix of it, and only the longest may write behind its end."""
 
-    __slots__ = ("filled", "storage")
+    __slots__ = ("filled", "flat", "storage")
 
     def __init__(self, storage: Tensor, filled: int) -> None:
         self.storage = storage
         self.filled = filled
+        self.flat: Any | None = None  # an array of NumPy's over it, once someone wants it
 
 
 class State(Mapping[str, Tensor]):
@@ -116,10 +117,27 @@ class State(Mapping[str, Tensor]):
             ):
                 result._tensors[name] = torch.cat([old, fresh], dim=1)
             else:
-                buffer, end = self._room(name, old, fresh)
-                result._tensors[name] = buffer.storage[:, end - old.shape[1] - fresh.shape[1] : end]
-                result._buffers[name], result._ends[name] = buffer, end
+                buffer, end = result._grow(self, name, fresh.shape[1])
+                buffer.storage[:, end - fresh.shape[1] : end] = fresh
         return result
+
+    def extend(self, seen: int, count: int, *names: str) -> "State":
+        """This state with `count` places more at the end of the tensors `names` ([B n ...]), for the caller to fill.
+
+        As `append` does it, for what needs no gradient; see `memory` for where the places are.
+        """
+        result = State(self._tensors, seen=seen, owner=self.owner)
+        for name in names:
+            result._grow(self, name, count)
+        return result
+
+    def memory(self, name: str) -> tuple[Any, int, int]:
+        """The buffer [B N ...] that a tensor [B n ...] which has grown is a view of: NumPy's flat array over it, N, and
+        the place where the tensor begins."""
+        buffer = self._buffers[name]
+        if buffer.flat is None:
+            buffer.flat = buffer.storage.view(-1).numpy()
+        return buffer.flat, buffer.storage.shape[1], self._ends[name] - self._tensors[name].shape[1]
 
     def put(self, **tensors: Tensor) -> "State":
         """The same state with `tensors` ([B ...], of any length) added or in place of those of the same names."""
@@ -146,10 +164,9 @@ class State(Mapping[str, Tensor]):
             result._tensors[name] = kept
         return result
 
-    def _room(self, name: str, old: Tensor, fresh: Tensor) -> tuple[_Buffer, int]:
-        """A buffer that ends in old + fresh, and where that end is."""
-        buffer, end = self._buffers.get(name), self._ends.get(name, 0)
-        count = fresh.shape[1]
+    def _grow(self, before: "State", name: str, count: int) -> tuple[_Buffer, int]:
+        """Give this state what `before` has of a tensor, with `count` places more; where it lies, and its end there."""
+        old, buffer, end = before._tensors[name], before._buffers.get(name), before._ends.get(name, 0)
         reusable = (
             buffer is not None
             and buffer.filled == end
@@ -161,9 +178,9 @@ class State(Mapping[str, Tensor]):
             storage = old.new_empty(old.shape[0], max(32, 2 * (length + count)), *old.shape[2:])
             storage[:, :length] = old
             buffer, end = _Buffer(storage, length), length
-        buffer.storage[:, end : end + count] = fresh
-        buffer.filled = end + count
-        return buffer, buffer.filled
+        self._tensors[name] = buffer.storage[:, end - old.shape[1] : end + count]
+        self._buffers[name], self._ends[name], buffer.filled = buffer, end + count, end + count
+        return buffer, end + count
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{n} {list(t.shape)}" for n, t in self._tensors.items())

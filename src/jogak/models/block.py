@@ -18,6 +18,7 @@ from jogak.layers.feedforward import build_feedforward
 from jogak.layers.moe import Experts
 from jogak.layers.norm import build_norm
 from jogak.mixers import EMPTY, Context, Mixer, State
+from jogak.models.step import Step
 
 Side = Literal["encoder", "decoder"]
 
@@ -115,10 +116,13 @@ class Block(nn.Module):
         self.mixer_residual = residual()
         self.cross_residual = residual() if cross is not None else None
         self.feedforward_residual = residual() if feedforward is not None else None
+        self._step = Step()
 
     def forward(
         self, x: Tensor, state: BlockState | None = None, context: Context = EMPTY
     ) -> tuple[Tensor, BlockState]:
+        if state is not None and (found := self._in_one(x, state, context)) is not None:
+            return found
         inside = self.mixer_residual
         y, mixer_state = _mix(self.mixer, inside.inside(x), None if state is None else state.mixer, context)
         x, cross_state = inside.join(x, y), None
@@ -130,6 +134,16 @@ class Block(nn.Module):
             inside = self.feedforward_residual
             x = inside.join(x, self.feedforward(inside.inside(x)))
         return x, BlockState(mixer_state, cross_state)
+
+    def _in_one(self, x: Tensor, state: BlockState, context: Context) -> tuple[Tensor, BlockState] | None:
+        """A step of decoding in one compiled loop, where that is possible: see `Step`."""
+        children = self._modules  # without what looking up an attribute of a module costs
+        first, feedforward = children["mixer_residual"], children.get("feedforward")
+        if x.shape[1] != 1 or self.training or feedforward is None or type(first) is not PreNorm or "cross" in children:
+            return None
+        parts = (children["mixer"], feedforward, first, children["feedforward_residual"])
+        found = self._step(parts, x, state.mixer, context)
+        return None if found is None else (found[0], BlockState(found[1]))
 
 
 class ParallelBlock(nn.Module):

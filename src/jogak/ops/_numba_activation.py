@@ -46,20 +46,20 @@ def _normal(x, bell):
 
 # Each gives f(x) and f'(x).
 @jit
-def _silu(x):
+def silu(x):
     s = _sigmoid(x)
     return x * s, s * (np.float32(1) + x * (np.float32(1) - s))
 
 
 @jit
-def _gelu_tanh(x):
+def gelu_tanh(x):
     s = _sigmoid(np.float32(TANH) * (x + np.float32(CUBE) * x * x * x))
     inner = np.float32(TANH) * (np.float32(1) + np.float32(3 * CUBE) * x * x)
     return x * s, s * (np.float32(1) + x * (np.float32(1) - s) * inner)
 
 
 @jit
-def _gelu(x):
+def gelu(x):
     bell = exp2(x * x * np.float32(-LOG2E / 2))  # exp(-x^2 / 2)
     below = _normal(x, bell)
     return x * below, below + x * bell * np.float32(1 / math.sqrt(2 * math.pi))
@@ -71,7 +71,7 @@ def _plain(first, last, x, y, rows):
         for n in range(task * rows, min(len(y), task * rows + rows)):
             given, made = x[n], y[n]
             for i in range(len(made)):
-                made[i] = _gelu_tanh(given[i])[0]
+                made[i] = gelu_tanh(given[i])[0]
 
 
 def _plain_back(first, last, x, grad, dx, rows):
@@ -79,7 +79,7 @@ def _plain_back(first, last, x, grad, dx, rows):
         for n in range(task * rows, min(len(dx), task * rows + rows)):
             given, slope, made = x[n], grad[n], dx[n]
             for i in range(len(made)):
-                made[i] = _gelu_tanh(given[i])[1] * slope[i]
+                made[i] = gelu_tanh(given[i])[1] * slope[i]
 
 
 def _gated(first, last, x, y, kind, rows):
@@ -90,13 +90,13 @@ def _gated(first, last, x, y, kind, rows):
             a, b, made = x[n, :width], x[n, width:], y[n]
             if kind == 0:
                 for i in range(width):
-                    made[i] = _silu(a[i])[0] * b[i]
+                    made[i] = silu(a[i])[0] * b[i]
             elif kind == 1:
                 for i in range(width):
-                    made[i] = _gelu_tanh(a[i])[0] * b[i]
+                    made[i] = gelu_tanh(a[i])[0] * b[i]
             elif kind == 2:
                 for i in range(width):
-                    made[i] = _gelu(a[i])[0] * b[i]
+                    made[i] = gelu(a[i])[0] * b[i]
             else:
                 for i in range(width):
                     made[i] = max(a[i], np.float32(0)) * b[i]
@@ -109,15 +109,15 @@ def _gated_back(first, last, x, grad, dx, kind, rows):
             a, b, slope, da, db = x[n, :width], x[n, width:], grad[n], dx[n, :width], dx[n, width:]
             if kind == 0:
                 for i in range(width):
-                    value, steep = _silu(a[i])
+                    value, steep = silu(a[i])
                     da[i], db[i] = slope[i] * b[i] * steep, slope[i] * value
             elif kind == 1:
                 for i in range(width):
-                    value, steep = _gelu_tanh(a[i])
+                    value, steep = gelu_tanh(a[i])
                     da[i], db[i] = slope[i] * b[i] * steep, slope[i] * value
             elif kind == 2:
                 for i in range(width):
-                    value, steep = _gelu(a[i])
+                    value, steep = gelu(a[i])
                     da[i], db[i] = slope[i] * b[i] * steep, slope[i] * value
             else:
                 for i in range(width):

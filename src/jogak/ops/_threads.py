@@ -11,7 +11,7 @@ import types as python
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from llvmlite import binding, ir
@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 # ruff: noqa: ANN001, ANN202 (what numba compiles takes its types from the call)
 
 PREFIX = "jogak_"  # of the names under which compiled code, also that of files, finds OpenMP's functions
-USED = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+USED = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier")
 INT, BYTES = ir.IntType(32), ir.IntType(8).as_pointer()
 SHARE = ir.FunctionType(ir.VoidType(), [BYTES])
 
@@ -87,7 +87,7 @@ def _write(context, part, struct, signature, compiled) -> None:
     asked = ir.FunctionType(INT, [])
     this, together = (
         builder.sext(builder.call(cgutils.get_or_insert_function(builder.module, asked, PREFIX + name), []), tasks.type)
-        for name in USED[1:]
+        for name in USED[1:3]
     )
     callee = context.declare_function(builder.module, compiled.fndesc)
     with cgutils.for_range_slice(builder, this, count, together, tasks.type) as (i, _):
@@ -117,3 +117,37 @@ def spread(kernel: Callable[..., Any], name: str, compile: Callable[..., Any]) -
 def _all(tasks, threads, *arrays):  # noqa: ANN002 (as above)
     if _share(_kernel, tasks, threads, arrays) != 0:  # noqa: F821  # pyright: ignore
         raise MemoryError("a loop had no memory for what it adds up")
+
+
+def _asked(name: str, kind: Any) -> Any:  # noqa: ANN401 (numba's types)
+    """What numba's `intrinsic` asks for: the types, and the call of one of OpenMP's functions."""
+
+    def generate(context, builder, signature, arguments):
+        void = kind == types.none
+        function = ir.FunctionType(ir.VoidType() if void else INT, [])
+        found = builder.call(cgutils.get_or_insert_function(builder.module, function, PREFIX + name), [])
+        return context.get_dummy_value() if void else found
+
+    return kind(), generate
+
+
+@intrinsic
+def _this_thread(typing):
+    """The number of the thread that runs this, among those that run the same kernel."""
+    return _asked("omp_get_thread_num", types.int32)
+
+
+@intrinsic
+def _all_threads(typing):
+    """How many threads run the same kernel."""
+    return _asked("omp_get_num_threads", types.int32)
+
+
+@intrinsic
+def _barrier(typing):
+    """Wait until every thread that runs the same kernel is here, and see what the others have written."""
+    return _asked("GOMP_barrier", types.none)
+
+
+# As numba calls them, without what their decorator is told; only where `found`.
+this_thread, all_threads, barrier = cast(Any, (_this_thread, _all_threads, _barrier))
