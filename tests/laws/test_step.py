@@ -13,7 +13,11 @@ from jogak.ops import _threads
 from tests.laws.support import close, noise, same_bits
 
 pytestmark = pytest.mark.skipif(not _threads.found(), reason="torch has no OpenMP library of GNU's here")
+MAMBA = {"name": "mamba", "state": 8}
 MADE = {
+    "mamba": ("rms", "silu", {**MAMBA, "dt_rank": 21}),
+    "gated mamba": ("layer", "swiglu", {**MAMBA, "conv": 2, "conv_bias": False, "bias": True, "dt_rank": 16}),
+    "mamba of one tap": ("rms", "relu", {**MAMBA, "conv": 1, "expand": 1.5, "dt_rank": 17}),
     "gpt-2": ("layer", "gelu_tanh", {"heads": 4}),
     "llama": ("rms", "swiglu", {"heads": 4, "kv_heads": 2, "position": "rotary"}),
     "gemma": ("rms_plus_one", "geglu_tanh", {"heads": 4, "kv_heads": 1, "position": "rotary", "bias": False}),
@@ -38,13 +42,13 @@ def build(made="llama", kind=None, **stack):
         "width": WIDTH,
         "vocab_size": 50,
         "max_length": 128,
-        "position": "none" if "position" in mixer else "learned",
+        "position": "none" if "position" in mixer or "name" in mixer else "learned",
         "decoder": {
             "depth": 2,
             "norm": norm,
             "placement": "pre",
             "pattern": [{"name": "attention", **mixer}],
-            "feedforward": {"width": 96, "activation": activation},
+            "feedforward": None if made == "mamba" else {"width": 96, "activation": activation},
             **stack,
         },
     }
@@ -67,7 +71,7 @@ def by_modules(model):
 
 def taken(model):
     """Whether every block has taken a step in one."""
-    return all(block._step._form is not None for block in model.decoder.stack.blocks)
+    return all(block._step.knows for block in model.decoder.stack.blocks)
 
 
 @torch.inference_mode()
@@ -99,14 +103,15 @@ def test_one_loop_equals_modules(made, kind):
     close(found, expected, made, tolerance=tolerance)
     for one, other in zip(state.blocks, after.blocks, strict=True):
         assert one.mixer.seen == other.mixer.seen == PROMPT + STEPS
-        for name in ("k", "v"):
+        for name in one.mixer:
             close(one.mixer[name], other.mixer[name], name, tolerance=tolerance)
 
 
+@pytest.mark.parametrize("made", ["llama", "mamba"])
 @pytest.mark.parametrize("rows", [1, 3, 8])
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_every_number_of_rows_and_threads(rows, threads):
-    model, ids, before = build(), units(rows), torch.get_num_threads()
+def test_every_number_of_rows_and_threads(made, rows, threads):
+    model, ids, before = build(made), units(rows), torch.get_num_threads()
     expected, _ = write(by_modules(model), ids, STEPS)
     torch.set_num_threads(threads)
     try:
@@ -116,9 +121,10 @@ def test_every_number_of_rows_and_threads(rows, threads):
     close(found, expected, f"{rows} rows on {threads} threads")
 
 
-def test_from_the_first_unit():
+@pytest.mark.parametrize("made", ["llama", "mamba"])
+def test_from_the_first_unit(made):
     """A state that has seen nothing."""
-    model, ids = build(), units(2)
+    model, ids = build(made), units(2)
     with torch.inference_mode():
         begun, state = model.decode(ids[:, :1], model.init_state(2))
         expected = model.decode(ids[:, :1])[0]
@@ -127,8 +133,9 @@ def test_from_the_first_unit():
     assert state.blocks[0].mixer.seen == 1
 
 
-def test_a_state_may_be_gone_on_with_twice():
-    model, ids, others = build(), units(2), units(2).flip(1)
+@pytest.mark.parametrize("made", ["llama", "mamba"])
+def test_a_state_may_be_gone_on_with_twice(made):
+    model, ids, others = build(made), units(2), units(2).flip(1)
     _, state = write(model, ids, 3)
     held = {n: t.clone() for n, t in state.blocks[0].mixer.items()}
     first, _ = write(model, ids[:, 20:], 5, state)
@@ -140,9 +147,10 @@ def test_a_state_may_be_gone_on_with_twice():
         same_bits(tensor, held[name], name)
 
 
-def test_states_go_from_one_to_the_other():
+@pytest.mark.parametrize("made", ["llama", "gated mamba"])
+def test_states_go_from_one_to_the_other(made):
     """Modules continue what the loop began, and the loop what modules did; reordered too."""
-    model, ids = build(), units(2)
+    model, ids = build(made), units(2)
     plain = by_modules(model)
     expected, _ = write(plain, ids, 12)
     _, state = write(model, ids, 6)
@@ -176,6 +184,20 @@ def test_changed_weights_are_seen(change):
     found, _ = write(model, ids, 4)
     assert taken(model)
     close(found, expected, change)
+
+
+def test_changed_numbers_of_a_state_space_are_seen():
+    """The loop reads copies of them, laid out otherwise."""
+    model, ids = build("mamba"), units(1)
+    write(model, ids, 2)
+    assert taken(model)
+    with torch.no_grad():
+        for name in ("a_log", "conv_weight", "conv_bias", "dt_weight", "dt_bias", "d"):
+            getattr(model.decoder.stack.blocks[1].mixer, name).mul_(1.5)
+    expected, _ = write(by_modules(model), ids, 4)
+    found, _ = write(model, ids, 4)
+    assert taken(model)
+    close(found, expected, "changed in place")
 
 
 def test_hooks_are_called():

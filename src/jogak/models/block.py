@@ -139,10 +139,12 @@ class Block(nn.Module):
         """A step of decoding in one compiled loop, where that is possible: see `Step`."""
         children = self._modules  # without what looking up an attribute of a module costs
         first, feedforward = children["mixer_residual"], children.get("feedforward")
-        if x.shape[1] != 1 or self.training or feedforward is None or type(first) is not PreNorm or "cross" in children:
+        if x.shape[1] != 1 or self.training or type(first) is not PreNorm or "cross" in children:
             return None
-        parts = (children["mixer"], feedforward, first, children["feedforward_residual"])
-        found = self._step(parts, x, state.mixer, context)
+        parts = (children["mixer"], first)
+        if feedforward is not None:
+            parts = (*parts, feedforward, children["feedforward_residual"])
+        found = self._step(cast(tuple[nn.Module, ...], parts), x, state.mixer, context)
         return None if found is None else (found[0], BlockState(found[1]))
 
 

@@ -1,12 +1,13 @@
-"""A step of a block of attention and feedforward, one position of a few rows, in one go.
+"""Steps of decoding in one go, one position of a few rows: x + f(norm(x)) for attention, Mamba and feedforward.
 
 Every thread works out its share of each product and waits for the others where it needs theirs, which takes a
 microsecond; an operation of its own takes ten to be called. All arrays are flat.
 
 Legend: M rows, D width, H query heads, G key/value heads, K head width, R numbers of a head that are turned, F inner
-width, S positions that the cache has room for.
+width, S positions that the cache has room for; of Mamba E channels, N numbers of a channel's state, Q taps, P rank.
 """
 
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
@@ -18,11 +19,12 @@ from jogak.ops._numba_activation import gelu, gelu_tanh, silu
 from jogak.ops._numba_quantised import KERNELS as PRODUCTS
 from jogak.ops._products import inner, put
 from jogak.ops._threads import all_threads, barrier, this_thread
+from jogak.ops._vectors import LOG2E
 
 # ruff: noqa: ANN001, ANN202 (what numba compiles takes its types from the call)
 
 exp2: Any = _vectors.exp2  # as numba calls it, without what its decorator is told
-product: Any = PRODUCTS["float32"].compiled  # in each of KERNELS the one of its kind: see `_of`
+product: Any = PRODUCTS["float32"].compiled  # in every loop below the one of its kind of matrices: see `_of`
 ONE, NOTHING = np.float32(1), np.float32(0)
 LAYER = 0  # the kind of norm that takes the mean away and adds a number; any other is a root-mean-square one
 SILU, GELU_TANH, GELU = 0, 1, 2  # kinds of activation; any other is relu
@@ -149,60 +151,208 @@ def _onto(x, y, rows, width, first, last):
             x[i] += y[i]
 
 
-def _block(number, last, x, room, k, v, cos, sin, norms, qkv, out, raising, lowering, sizes, kinds, numbers):
-    """The step, of which a task is a thread's part: x [M D] becomes the block's output.
+@jit
+def _share(this, together, count):
+    """Of `count` outputs the first that is this thread's, and the one behind its last."""
+    return count * this // together, count * (this + 1) // together
 
-    room: floats, as many as `space` says. k, v [M S G K], in which this position's are put behind those that are read.
-    norms: weight and bias of both. qkv, out, raising, lowering: what `product` reads of each matrix.
+
+def _attention(number, last, x, room, k, v, cos, sin, weight, bias, qkv, out, sizes, kind, numbers):
+    """x [M D] + attention(norm(x)), where x is; a task is a thread's part.
+
+    room: floats, as many as `attention_room` says. k, v [M S G K], in which this position's are put behind those that
+    are read. weight, bias: the norm's. qkv, out: what `product` reads of each matrix.
     """
     this, together = this_thread(), all_threads()
     if number != this:  # there are fewer threads than were asked for: those that there are do it all
         return
     rows, heads, groups, head, width, _, _, _ = sizes
-    norm, activation, gated, f = kinds
-    scale, plus, eps_first, eps_second = numbers
-    d, a, h = width, heads * head, (heads + 2 * groups) * head
-    wide = 2 * f if gated else f
-    mixed, read = room[: rows * h], room[rows * h : rows * (h + a)]
-    room = room[rows * (h + a) :]
-    raised, made = room[: rows * wide], room[rows * wide : rows * (wide + f)]
-    joined = room[rows * (wide + f) :]
-    normed = np.empty(rows * d, np.float32)
-    weight_first, bias_first, weight_second, bias_second = norms
+    plus, eps, scale = numbers
+    inside, all_heads = heads * head, (heads + 2 * groups) * head
+    mixed, read, joined = room[: rows * all_heads], room[rows * all_heads : -rows * width], room[-rows * width :]
+    normed = np.empty(rows * width, np.float32)
+    _norm(x, normed, weight, bias, kind, plus, eps, rows, width)
+    first, end = _share(this, together, all_heads)
+    product(first, end, mixed, normed, *qkv, rows, all_heads, width)
+    barrier()
+    first, end = _share(this, together, rows * heads)
+    _attend(mixed, read, k, v, cos, sin, sizes, scale, first, end)
+    barrier()
+    first, end = _share(this, together, width)
+    product(first, end, joined, read, *out, rows, width, inside)
+    _onto(x, joined, rows, width, first, end)
 
-    _norm(x, normed, weight_first, bias_first, norm, plus, eps_first, rows, d)
-    product(h * this // together, h * (this + 1) // together, mixed, normed, *qkv, rows, h, d)
-    barrier()
-    tasks = rows * heads
-    _attend(mixed, read, k, v, cos, sin, sizes, scale, tasks * this // together, tasks * (this + 1) // together)
-    barrier()
-    low, high = d * this // together, d * (this + 1) // together
-    product(low, high, joined, read, *out, rows, d, a)
-    _onto(x, joined, rows, d, low, high)
-    barrier()
-    _norm(x, normed, weight_second, bias_second, norm, plus, eps_second, rows, d)
-    first, end = f * this // together, f * (this + 1) // together
-    product(first, end, raised, normed, *raising, rows, wide, d)
+
+def attention_room(rows: int, heads: int, groups: int, head: int, width: int) -> int:
+    return rows * ((2 * heads + 2 * groups) * head + width)
+
+
+def _feedforward(number, last, x, room, weight, bias, raising, lowering, sizes, kinds, numbers):
+    """x [M D] + feedforward(norm(x)), where x is; as above."""
+    this, together = this_thread(), all_threads()
+    if number != this:
+        return
+    rows, width, f = sizes
+    kind, activation, gated = kinds
+    plus, eps = numbers
+    wide = 2 * f if gated else f
+    raised, made, joined = room[: rows * wide], room[rows * wide : rows * (wide + f)], room[rows * (wide + f) :]
+    normed = np.empty(rows * width, np.float32)
+    _norm(x, normed, weight, bias, kind, plus, eps, rows, width)
+    first, end = _share(this, together, f)
+    product(first, end, raised, normed, *raising, rows, wide, width)
     if gated:
-        product(f + first, f + end, raised, normed, *raising, rows, wide, d)
+        product(f + first, f + end, raised, normed, *raising, rows, wide, width)
     _activate(raised, made, activation, gated, rows, f, first, end)
     barrier()
-    product(low, high, joined, made, *lowering, rows, d, f)
-    _onto(x, joined, rows, d, low, high)
+    first, end = _share(this, together, width)
+    product(first, end, joined, made, *lowering, rows, width, f)
+    _onto(x, joined, rows, width, first, end)
 
 
-def _of(kind: str) -> Kernel:
-    """The step with one kind of matrices, under a name of its own: compiled code is kept by name."""
-    name = f"_block_{kind}"
-    code = _block.__code__.replace(co_name=name, co_qualname=name)
+def feedforward_room(rows: int, width: int, inner: int, gated: int) -> int:
+    return rows * ((3 if gated else 2) * inner + width)
+
+
+@jit
+def _softplus(x):
+    """log(1 + e^x) = max(x, 0) + 2 artanh(t / (2 + t)), t = e^-|x|, the series to the 13th power."""
+    t = exp2(-abs(x) * np.float32(LOG2E))
+    s = t / (np.float32(2) + t)
+    square, total = s * s, np.float32(1 / 13)
+    total = total * square + np.float32(1 / 11)
+    total = total * square + np.float32(1 / 9)
+    total = total * square + np.float32(1 / 7)
+    total = total * square + np.float32(1 / 5)
+    total = total * square + np.float32(1 / 3)
+    total = total * square + ONE
+    return max(x, NOTHING) + np.float32(2) * s * total
+
+
+@jit
+def _convolved(raised, u, taps, bias, past, after, row, channels, count, first, end):
+    """u = silu(taps * inputs + bias) of one row's channels first ... end - 1; after: the last Q - 1 inputs.
+
+    raised [M 2E], of which the first half is the input now; u [M E]; taps [Q E]; past, after [M Q-1 E].
+    """
+    now, made = raised[2 * row * channels :], u[row * channels :]
+    newest, reach = taps[(count - 1) * channels :], (count - 1) * channels
+    before, behind = past[row * reach : (row + 1) * reach], after[row * reach : (row + 1) * reach]
+    for i in range(first, end):
+        made[i] = newest[i] * now[i]
+    if len(bias):
+        for i in range(first, end):
+            made[i] += bias[i]
+    for q in range(count - 1):
+        tap, held = taps[q * channels : (q + 1) * channels], before[q * channels : (q + 1) * channels]
+        kept = behind[(q - 1) * channels : q * channels] if q else behind[:0]
+        for i in range(first, end):
+            made[i] += tap[i] * held[i]
+        for i in range(first, min(end, len(kept))):
+            kept[i] = held[i]
+    if count > 1:
+        kept = behind[reach - channels :]
+        for i in range(first, end):
+            kept[i] = now[i]
+    for i in range(first, end):
+        made[i] = silu(made[i])[0]
+
+
+@jit
+def _selected(u, z, chosen, y, weight, bias, rate, d, h, after, channels, rank, states, first, end):
+    """The selective scan of one row's channels first ... end - 1.
+
+    u, z, y [E]; chosen [P + 2N]: what dt, B and C are made of; weight [E P], bias [E]; rate = A log2(e) [N E]; h, after
+    [N E].
+    """
+    dt, put = np.empty(end - first, np.float32), np.empty(end - first, np.float32)
+    for i in range(first, end):
+        total, row = NOTHING, weight[i * rank : (i + 1) * rank]
+        for r in range(rank):
+            total += row[r] * chosen[r]
+        dt[i - first] = total + bias[i]
+    for i in range(end - first):
+        dt[i] = _softplus(dt[i])
+        put[i] = dt[i] * u[first + i]
+        y[first + i] = d[first + i] * u[first + i]
+    result = y[first:end]
+    for n in range(states):
+        b, c = chosen[rank + n], chosen[rank + states + n]
+        at, to = n * channels + first, n * channels + end
+        speed, held, kept = rate[at:to], h[at:to], after[at:to]
+        for i in range(len(dt)):
+            value = exp2(dt[i] * speed[i]) * held[i] + put[i] * b
+            kept[i] = value
+            result[i] += c * value
+    gate = z[first:end]
+    for i in range(len(result)):
+        result[i] *= silu(gate[i])[0]
+
+
+def _mamba(number, last, x, room, past, past_after, h, h_after, weight, bias, matrices, own, sizes, kind, numbers):
+    """x [M D] + mamba(norm(x)), where x is; as above.
+
+    past, past_after [M Q-1 E], h, h_after [M N E]: the state before and after. matrices: those of the projection
+    inwards, of the selection and outwards. own: taps [Q E], their bias, dt's weight [E P] and bias, A log2(e) [N E], D.
+    """
+    this, together = this_thread(), all_threads()
+    if number != this:
+        return
+    rows, width, e, states, taps, rank = sizes
+    plus, eps = numbers
+    inwards, select, outwards = matrices
+    convolution, convolution_bias, dt_weight, dt_bias, rate, d = own
+    many = rank + 2 * states
+    raised, u, y = room[: 2 * rows * e], room[2 * rows * e : 3 * rows * e], room[3 * rows * e : 4 * rows * e]
+    chosen, joined = room[4 * rows * e : rows * (4 * e + many)], room[rows * (4 * e + many) :]
+    normed = np.empty(rows * width, np.float32)
+    _norm(x, normed, weight, bias, kind, plus, eps, rows, width)
+    first, end = _share(this, together, e)
+    product(first, end, raised, normed, *inwards, rows, 2 * e, width)
+    product(e + first, e + end, raised, normed, *inwards, rows, 2 * e, width)
+    for row in range(rows):
+        _convolved(raised, u, convolution, convolution_bias, past, past_after, row, e, taps, first, end)
+    barrier()
+    low, high = _share(this, together, many)
+    product(low, high, chosen, u, *select, rows, many, e)
+    barrier()
+    for row in range(rows):
+        _selected(
+            u[row * e : (row + 1) * e],
+            raised[(2 * row + 1) * e : (2 * row + 2) * e],
+            chosen[row * many : (row + 1) * many],
+            y[row * e : (row + 1) * e],
+            dt_weight,
+            dt_bias,
+            rate,
+            d,
+            h[row * states * e : (row + 1) * states * e],
+            h_after[row * states * e : (row + 1) * states * e],
+            e,
+            rank,
+            states,
+            first,
+            end,
+        )
+    barrier()
+    first, end = _share(this, together, width)
+    product(first, end, joined, y, *outwards, rows, width, e)
+    _onto(x, joined, rows, width, first, end)
+
+
+def mamba_room(rows: int, width: int, channels: int, states: int, taps: int, rank: int) -> int:
+    return rows * (4 * channels + rank + 2 * states + width)
+
+
+def _of(loop: Callable[..., None], kind: str) -> Kernel:
+    """A step with one kind of matrices, under a name of its own: compiled code is kept by name."""
+    name = f"{loop.__name__}_{kind}"
+    code = loop.__code__.replace(co_name=name, co_qualname=name)
     function = FunctionType(code, {**globals(), "product": PRODUCTS[kind].compiled}, name)
     function.__module__ = __name__
     return Kernel(function, reorder=True)
 
 
-KERNELS = {kind: _of(kind) for kind in PRODUCTS}
-
-
-def space(rows: int, heads: int, groups: int, head: int, width: int, gated: int, inner: int) -> int:
-    """Floats of room that a step needs."""
-    return rows * ((2 * heads + 2 * groups) * head + (3 if gated else 2) * inner + width)
+ATTENTION, FEEDFORWARD, MAMBA = (
+    {kind: _of(loop, kind) for kind in PRODUCTS} for loop in (_attention, _feedforward, _mamba)
+)
