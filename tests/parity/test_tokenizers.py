@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 import jogak
 from jogak import families
-from jogak.codecs import vocabularies
+from jogak.codecs import renumbered, vocabularies
 from jogak.errors import UserError
 
 transformers = pytest.importorskip("transformers")
@@ -104,6 +104,33 @@ def t5(folder: Path, **options: Any) -> None:
     pieces(folder, "spiece.model", "unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, **options)
 
 
+def pegasus(folder: Path) -> None:
+    pieces(folder, "spiece.model", "unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+
+
+def marian(folder: Path) -> None:
+    """Pieces of both languages in one vocabulary, in an order of its own, without some of the source's."""
+    pieces(folder, "source.spm", "unigram")
+    pieces(folder, "target.spm", "unigram", normalization_rule_name="identity")
+    sentencepiece = pytest.importorskip("sentencepiece")
+    found: list[str] = []
+    for name, step in (("target.spm", 1), ("source.spm", 3)):
+        model = sentencepiece.SentencePieceProcessor(model_file=str(folder / name))
+        found += [model.id_to_piece(n) for n in range(3, model.get_piece_size()) if n % step == 0 or step == 1]
+    order = dict.fromkeys(["</s>", "<unk>", ">>kor<<", ">>deu<<", *reversed(found), "中", "<pad>"])
+    (folder / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(order)}))
+
+
+def m2m_100(folder: Path) -> None:
+    pieces(folder, "sentencepiece.bpe.model", "bpe", bos_id=0, pad_id=1, eos_id=2, unk_id=3, pad_piece="<pad>")
+    model = pytest.importorskip("sentencepiece").SentencePieceProcessor(
+        model_file=str(folder / "sentencepiece.bpe.model")
+    )
+    found = [model.id_to_piece(n) for n in range(4, model.get_piece_size())]
+    order = ["<s>", "<pad>", "</s>", "<unk>", *reversed(found)]
+    (folder / "vocab.json").write_text(json.dumps({piece: number for number, piece in enumerate(order)}))
+
+
 def llama(folder: Path, **options: Any) -> None:
     plain = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
     spelled = {"byte_fallback": True, "unk_id": 0, "bos_id": 1, "eos_id": 2}
@@ -176,6 +203,7 @@ CASES: dict[str, tuple[str, Callable[[Path], None], Files]] = {
         lambda f: llama(f, user_defined_symbols=["[INST]", "O'Neill's"]),
         {"tokenizer_config.json": {**LLAMA, "add_prefix_space": False}},
     ),
+    "pegasus": ("pegasus", pegasus, {}),
     "gemma2": ("gemma2", gemma, {"tokenizer_config.json": {"add_bos_token": True}}),
     "recurrent_gemma": ("recurrent_gemma", gemma, {}),
 }
@@ -218,6 +246,45 @@ def test_tokenizer_json(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "saved" / "tokenizer.json").exists() != (usual(folder) == "EsmTokenizer")
     again = transformers.AutoTokenizer.from_pretrained(tmp_path / "saved", config=theirs_config(folder))
     same(vocabularies.read(tmp_path / "saved", usual(folder)), again)
+
+
+MARKS = [f"__{code}__" for code in renumbered.LANGUAGES["m2m100"].split()]
+RENUMBERED: dict[str, tuple[str, Callable[[Path], None], Files]] = {
+    "marian": ("marian", marian, {"tokenizer_config.json": {"tokenizer_class": "MarianTokenizer"}}),
+    "marian-bare": ("marian", marian, {}),
+    "m2m_100": ("m2m_100", m2m_100, {}),
+    "m2m_100-korean": ("m2m_100", m2m_100, {"tokenizer_config.json": {"src_lang": "ko"}}),
+    "m2m_100-marks": (
+        "m2m_100",
+        m2m_100,
+        {"tokenizer_config.json": {"additional_special_tokens": MARKS, "src_lang": "ko"}},
+    ),
+    "m2m_100-wmt21": ("m2m_100", m2m_100, {"tokenizer_config.json": {"language_codes": "wmt21", "src_lang": "ha"}}),
+}
+
+
+@pytest.mark.parametrize("name", RENUMBERED)
+@pytest.mark.parametrize("saved", [False, True])
+def test_pieces_with_other_numbers(name: str, saved: bool, tmp_path: Path) -> None:
+    kind, write, files = RENUMBERED[name]
+    write(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    for file, content in files.items():
+        (tmp_path / file).write_text(json.dumps(content))
+    folder, theirs = tmp_path, transformers.AutoTokenizer.from_pretrained(tmp_path)
+    if saved:
+        folder = tmp_path / "saved"
+        theirs.save_pretrained(folder)
+    ours = vocabularies.read(folder, usual(tmp_path))
+    marked = [">>kor<< The quick brown fox", ">>xyz<<fox", "a >>kor<< b", "__ko__ fox", "한글</s>과 <pad> 문장"]
+    ties = TORTURE[21]  # of pieces that are as likely, theirs takes what its rounded sums say
+    for text in (text for text in (*TORTURE, *marked) if text != ties):
+        wanted = theirs(text)["input_ids"]
+        assert ours.encode(text).ids == wanted, repr(text)
+        bare = theirs(text, add_special_tokens=False)["input_ids"]
+        assert ours.encode(text, add_special_tokens=False).ids == bare, repr(text)
+        written = theirs.decode(bare, skip_special_tokens=True)  # where a mark of language is no special token, theirs
+        assert ours.decode(wanted) == written, repr(text)  # writes it
 
 
 def theirs_config(folder: Path) -> Any:
@@ -265,7 +332,45 @@ def test_pieces_that_are_damaged(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'extra_ids' must be a number from 0"):
         vocabularies.read(tmp_path, "T5Tokenizer")
     assert vocabularies.there(tmp_path, "T5Tokenizer")
-    assert not vocabularies.there(tmp_path, "PegasusTokenizer")
+    assert not vocabularies.there(tmp_path, "AlbertTokenizer")
+
+
+def test_what_is_refused_of_pieces_with_other_numbers(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"vocab\.json: a number for each piece is expected"):
+        vocabularies.read(tmp_path, "MarianTokenizer")
+    m2m_100(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"src_lang": "kor"}')
+    with pytest.raises(UserError, match="there is no src_lang 'kor'"):
+        vocabularies.read(tmp_path, "M2M100Tokenizer")
+    with pytest.raises(UserError, match=r"source\.spm: there is no such file"):
+        vocabularies.read(tmp_path, "MarianTokenizer")
+    (tmp_path / "source.spm").write_bytes(b"\x80" * 20)
+    with pytest.raises(UserError, match="damaged, or not the files of a tokenizer"):
+        vocabularies.read(tmp_path, "MarianTokenizer")
+    (tmp_path / "vocab.json").write_text('{"<unk>": 1}')
+    marian(tmp_path)
+    (tmp_path / "vocab.json").write_text('{"<unk>": 1}')
+    with pytest.raises(UserError, match=r"vocab\.json: '</s>' is missing"):
+        vocabularies.read(tmp_path, "MarianTokenizer")
+    (tmp_path / "tokenizer_config.json").write_text('{"separate_vocabs": true}')
+    with pytest.raises(UserError, match="a vocabulary of its own for each language is not read"):
+        vocabularies.read(tmp_path, "MarianTokenizer")
+    assert vocabularies.there(tmp_path, "MarianTokenizer")
+
+
+def test_a_translator_reads_its_pieces(tmp_path: Path) -> None:
+    """A Marian checkpoint as it is published: text in, text out, as `transformers` says it."""
+    marian(tmp_path)
+    size = len(json.loads((tmp_path / "vocab.json").read_text()))
+    fields = {**families.find("marian").TINY["MarianMTModel"], "vocab_size": size, "pad_token_id": size - 1}
+    fields |= {"eos_token_id": 0, "decoder_start_token_id": size - 1, "forced_eos_token_id": None}
+    model = transformers.MarianMTModel(transformers.MarianConfig(**fields)).eval()
+    model.save_pretrained(tmp_path)
+    theirs, text = transformers.AutoTokenizer.from_pretrained(tmp_path), "다람쥐 헌 쳇바퀴에 타고파"
+    asked = {"max_new_tokens": 12, "num_beams": 1, "do_sample": False}
+    wanted = model.generate(**theirs([text], return_tensors="pt"), **asked)
+    found = jogak.load(str(tmp_path)).run(text, max_new_tokens=12)
+    assert found.value == theirs.batch_decode(wanted, skip_special_tokens=True)[0]
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

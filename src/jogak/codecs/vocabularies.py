@@ -12,7 +12,8 @@ from typing import Any, Literal
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from jogak import storage
-from jogak.codecs import _sentencepiece
+from jogak.codecs import _sentencepiece, renumbered
+from jogak.codecs.renumbered import Renumbered
 from jogak.errors import UserError, nearest
 
 Role = Literal["bos", "eos", "unk", "sep", "pad", "cls", "mask"]
@@ -152,6 +153,20 @@ def _likeliest_pieces(settings: Settings) -> Tokenizer:
     return _whole(made, given, marks)
 
 
+def _likeliest_pieces_behind(settings: Settings) -> Tokenizer:
+    """Pegasus's: as T5's over the whole text, their numbers behind those of marks that were written in pretraining."""
+    given, offset = _sentencepiece.read(Path(_file(settings, "spiece.model"))), settings.count("offset", 103)
+    marks = [settings.name("mask"), *(f"<unk_{number}>" for number in range(2, offset))]
+    first = [settings.name("pad"), settings.name("eos"), str(settings.fields.get("mask_token_sent", "<mask_1>"))]
+    pieces = [*((mark, 0.0) for mark in (*first, marks[0])), *((mark, -100.0) for mark in marks[1:]), *given.pieces[2:]]
+    made = Tokenizer(models.Unigram(pieces, unk_id=given.unknown + offset, byte_fallback=False))
+    table: list[Any] = [normalizers.Precompiled(given.characters)] if given.characters else []
+    made.normalizer = normalizers.Sequence([*table, normalizers.Replace(Regex(" {2,}"), " ")])
+    made.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_PIECE_SPACE, prepend_scheme="always", split=True)
+    made.decoder = decoders.Metaspace(replacement=_PIECE_SPACE, prepend_scheme="always", split=True)
+    return _whole(made, given, [first[2], *marks])
+
+
 def _merged_pieces(settings: Settings) -> Tokenizer:
     """Llama's: merges over the whole text, spaces being letters; what has no piece is spelled in bytes."""
     given = _sentencepiece.read(Path(_file(settings, "tokenizer.model")))
@@ -229,6 +244,12 @@ def _end(settings: Settings, made: Tokenizer) -> Any:  # noqa: ANN401
     return processors.TemplateProcessing(single=["$A", end], pair=["$A", end, "$B", end], special_tokens=tokens)
 
 
+def _end_once(settings: Settings, made: Tokenizer) -> Any:  # noqa: ANN401
+    end = settings.name("eos")
+    tokens = [(end, _number(made, end))]
+    return processors.TemplateProcessing(single=["$A", end], pair=["$A", "$B", end], special_tokens=tokens)
+
+
 def _if_asked(settings: Settings, made: Tokenizer) -> Any:  # noqa: ANN401
     """Beginning and end, where add_bos_token and add_eos_token ask for them."""
     begin = [settings.name("bos")] if settings.flag("add_bos_token", default=False) else []
@@ -258,6 +279,7 @@ _ESM: Mapping[Role, str] = {"eos": "<eos>", "unk": "<unk>", "pad": "<pad>", "cls
 _LLAMA: Mapping[Role, str] = {"bos": "<s>", "eos": "</s>", "unk": "<unk>"}
 _GEMMA: Mapping[Role, str] = {"bos": "<bos>", "eos": "<eos>", "unk": "<unk>", "pad": "<pad>", "mask": "<mask>"}
 _T5: Mapping[Role, str] = {"eos": "</s>", "unk": "<unk>", "pad": "<pad>"}
+_PEGASUS: Mapping[Role, str] = {**_T5, "mask": "<mask_2>"}
 CLASSES: dict[str, Class] = {
     "BertTokenizer": Class(_wordpiece, _begin_and_separate, _BERT),
     "DistilBertTokenizer": Class(_wordpiece, _begin_and_separate, _BERT),
@@ -268,6 +290,7 @@ CLASSES: dict[str, Class] = {
     "OpenAIGPTTokenizer": Class(_lower_case, _if_asked, {"unk": "<unk>"}),
     "EsmTokenizer": Class(_letters, _begin_and_end, _ESM),
     "T5Tokenizer": Class(_likeliest_pieces, _end, _T5),
+    "PegasusTokenizer": Class(_likeliest_pieces_behind, _end_once, _PEGASUS),
     "LlamaTokenizer": Class(_merged_pieces, _if_asked, _LLAMA),
     "GemmaTokenizer": Class(_merged_pieces_bare, _if_asked, _GEMMA),
 }
@@ -276,7 +299,7 @@ CLASSES: dict[str, Class] = {
 # ------------------------------------------------------------------ reading
 
 
-def read(folder: Path, usual: str | None = None) -> Tokenizer:
+def read(folder: Path, usual: str | None = None) -> Tokenizer | Renumbered:
     """The tokenizer in a folder; usual: its class, where tokenizer_config.json names none.
 
     Raises: UserError where there is none, its files are damaged, or its class is not known.
@@ -299,20 +322,23 @@ def there(folder: Path, usual: str | None = None) -> bool:
     if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "merges.txt")):
         return True
     name = _json(folder / "tokenizer_config.json").get("tokenizer_class") or usual
+    if isinstance(name, str) and (other := renumbered.CLASSES.get(name)) is not None:
+        return (folder / other[0]).is_file()
     known = isinstance(name, str) and name.removesuffix("Fast") in CLASSES
     return known and any((folder / name).is_file() for name in ("spiece.model", "tokenizer.model"))
 
 
-def _older(folder: Path, usual: str | None) -> Tokenizer:
+def _older(folder: Path, usual: str | None) -> Tokenizer | Renumbered:
     fields = _json(folder / "tokenizer_config.json")
     name = fields.get("tokenizer_class") or usual
     if not isinstance(name, str):
         missing = folder / "tokenizer.json"
         raise UserError(f"{missing}: there is no such file; give ids instead of text, or add the tokenizer")
+    if (other := renumbered.CLASSES.get(name)) is not None:
+        return other[1](folder, {**_json(folder / "special_tokens_map.json"), **fields})
     if (found := CLASSES.get(name.removesuffix("Fast"))) is None:
-        raise UserError(
-            f"{folder}: tokenizer class '{name}' is only read from a tokenizer.json{nearest(name, CLASSES)}"
-        )
+        known = nearest(name, [*CLASSES, *renumbered.CLASSES])
+        raise UserError(f"{folder}: tokenizer class '{name}' is only read from a tokenizer.json{known}")
     extra = [_token(t) for _, t in sorted(_by_number(fields.get("added_tokens_decoder")).items())]
     if not extra:
         fields = {**fields, **_json(folder / "special_tokens_map.json")}

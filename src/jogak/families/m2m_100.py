@@ -7,6 +7,7 @@ from jogak.families import _bart, bart
 from jogak.families._fields import Fields
 from jogak.families._keys import Table, drop
 
+TOKENIZER = "M2M100Tokenizer"
 SUPPORTS = "translation (M2M100ForConditionalGeneration), without a head (M2M100Model); NLLB-200's dense models"
 _SIZES = {**bart.TINY["BartForConditionalGeneration"], "activation_function": "relu"}
 TINY: dict[str, dict[str, Any]] = {

@@ -7,6 +7,7 @@ from jogak.families import _bart
 from jogak.families._fields import Fields
 from jogak.families._keys import Table, drop, key, rename, reshaped, tie
 
+TOKENIZER = "MarianTokenizer"
 SUPPORTS = "translation (MarianMTModel), without a head (MarianModel); embeddings shared or apart"
 _SIZES = {
     "vocab_size": 120,

@@ -7,6 +7,7 @@ from jogak.families import _bart, bart
 from jogak.families._fields import Fields
 from jogak.families._keys import Table, drop
 
+TOKENIZER = "PegasusTokenizer"
 SUPPORTS = "text to text (PegasusForConditionalGeneration), without a head (PegasusModel)"
 _SIZES = {**bart.TINY["BartForConditionalGeneration"], "scale_embedding": True, "activation_function": "relu"}
 TINY: dict[str, dict[str, Any]] = {
