@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from jogak import families
 from jogak.hub.checkpoint import Checkpoint
 from jogak.hub.read import read
+from jogak.hub.verify import OUTPUTS
 from jogak.models import Decoder, EncoderDecoder
 from jogak.tasks._loss import token_loss
 
@@ -64,13 +65,19 @@ SIZES = {
     "small": {"width": 256, "inner": 1024, "depth": 4, "heads": 8, "vocab": 4000, "batch": 4, "length": 128},
     "base": {"width": 768, "inner": 3072, "depth": 12, "heads": 12, "vocab": 30000, "batch": 2, "length": 128},
 }
-LONGEST, PATCH, SIDE, FRAMES = 512, 16, 96, 200
+LONGEST, PATCH, SIDE, FRAMES, SAMPLES = 512, 16, 96, 200, 8000
 
 
 def fields(name: str, size: dict[str, int]) -> tuple[str, dict[str, Any]]:
     """The first architecture of a family, and its configuration in this size."""
     architecture, tiny = next(iter(families.find(name).TINY.items()))
-    given = {**tiny}
+    return architecture, scaled(name, tiny, size)
+
+
+def scaled(name: str, tiny: dict[str, Any], size: dict[str, int]) -> dict[str, Any]:
+    given = {n: scaled(name, v, size) if n in ("text_config", "vision_config") else v for n, v in tiny.items()}
+    if "chronos_config" in given:
+        given["chronos_config"] = {**given["chronos_config"], "n_tokens": size["vocab"]}
     for kind, names in FIELDS.items():
         given |= {field: size[kind] for field in names if field in given}
     head = size["width"] // size["heads"]
@@ -101,14 +108,16 @@ def fields(name: str, size: dict[str, int]) -> tuple[str, dict[str, Any]]:
         "relative_attention_num_buckets": 32,
         "relative_attention_max_distance": 128,
     }
-    given |= {field: value for field, value in own.items() if field in given}
+    given |= {
+        field: value for field, value in own.items() if isinstance(given.get(field), int | None) and field in given
+    }
     if "num_heads" in given:  # of T5, and of Mamba-2, whose heads split its inner width
         given["num_heads"] = size["heads"] if name != "mamba2" else 2 * size["width"] // given["head_dim"]
-    return architecture, given
+    return given
 
 
-def inputs(theirs: Any, size: dict[str, int]) -> tuple[list[Tensor], dict[str, Tensor], Tensor]:
-    """What ours is given, what theirs is, and the targets of the loss."""
+def inputs(theirs: Any, size: dict[str, int]) -> tuple[list[Tensor], dict[str, Tensor], Tensor | None]:
+    """What ours is given, what theirs is, and the targets of the loss; None: the mean of squares is the loss."""
     generator = torch.Generator().manual_seed(0)
     given, batch, length = theirs.config, size["batch"], size["length"]
 
@@ -116,9 +125,21 @@ def inputs(theirs: Any, size: dict[str, int]) -> tuple[list[Tensor], dict[str, T
         return torch.randint(10, getattr(given, "vocab_size", None) or 100, (batch, wide), generator=generator)
 
     kind = theirs.main_input_name
+    pixels = torch.randn(batch, 3, SIDE, SIDE, generator=generator)
+    if given.model_type == "clip":
+        text = torch.randint(10, given.text_config.vocab_size, (batch, 16), generator=generator)
+        return [pixels, text], {"pixel_values": pixels, "input_ids": text}, None
+    if given.model_type == "clip_text_model":
+        return [x := ids(16)], {kind: x}, None
+    if given.model_type == "patchtst":
+        x = torch.randn(batch, given.context_length, given.num_input_channels, generator=generator)
+        return [x], {"past_values": x}, None
+    if given.model_type == "wav2vec2":
+        x = torch.randn(batch, SAMPLES, generator=generator)
+        return [x], {kind: x}, None
     if kind == "pixel_values":
-        x = torch.randn(batch, 3, SIDE, SIDE, generator=generator)
-        return [x], {kind: x}, torch.randint(given.num_labels, (batch,), generator=generator)
+        labels = torch.randint(getattr(given, "num_labels", 2), (batch,), generator=generator)
+        return [pixels], {kind: pixels}, labels if given.model_type != "clip_vision_model" else None
     x = ids(length) if kind == "input_ids" else torch.randn(batch, 80, 2 * FRAMES, generator=generator)
     if not given.is_encoder_decoder:
         return [x], {kind: x}, ids(length)
@@ -126,9 +147,9 @@ def inputs(theirs: Any, size: dict[str, int]) -> tuple[list[Tensor], dict[str, T
     return [x, target], {kind: x, "decoder_input_ids": target}, ids(length // 2)
 
 
-def our_loss(model: nn.Module, given: list[Tensor], targets: Tensor) -> Tensor:
+def our_loss(model: nn.Module, given: list[Tensor], targets: Tensor | None) -> Tensor:
     """As the tasks have it where they train such a model: the logits of a plain head are never kept."""
-    if not isinstance(model, Decoder):
+    if not isinstance(model, Decoder) or targets is None:
         return mean_loss(model(*given), targets)
     if isinstance(model, EncoderDecoder):
         hidden, _ = model.hidden(given[1], None, model.read(given[0], None))
@@ -137,7 +158,14 @@ def our_loss(model: nn.Module, given: list[Tensor], targets: Tensor) -> Tensor:
     return token_loss(model, hidden.flatten(0, 1), targets.flatten(), 0.0)[0] / targets.numel()
 
 
-def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def answer(found: Any) -> Tensor:
+    """What theirs gives: logits, vectors, a forecast."""
+    return next(found[name] for name in OUTPUTS if name in found)
+
+
+def mean_loss(logits: Tensor, targets: Tensor | None) -> Tensor:
+    if targets is None:
+        return logits.float().square().mean()
     return F.cross_entropy(logits.flatten(0, -2).float(), targets.flatten())
 
 
@@ -157,13 +185,14 @@ def compare(name: str, size: dict[str, int], options: argparse.Namespace) -> tup
     """The table's row of a family, and the medians of both ratios."""
     architecture, given = fields(name, size)
     torch.manual_seed(0)
-    configuration = transformers.AutoConfig.for_model(name.replace("openai_gpt", "openai-gpt"), **given)
-    theirs = getattr(transformers, architecture)(configuration).eval()
+    model = getattr(transformers, architecture)
+    configuration = model.config_class(**given)
+    theirs = model(configuration).eval()
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         ours = read(Checkpoint(Path(folder)), torch.float32).model
     x, named, targets = inputs(theirs, size)
-    assert torch.allclose(ours(*x), theirs(**named).logits, atol=1e-3, rtol=1e-3), name
+    assert torch.allclose(ours(*x), answer(theirs(**named)), atol=1e-3, rtol=1e-3), name
 
     def forward(call: Callable[[], object]) -> Callable[[], object]:
         def run() -> object:
@@ -172,16 +201,18 @@ def compare(name: str, size: dict[str, int], options: argparse.Namespace) -> tup
 
         return run
 
-    no_cache = {} if theirs.main_input_name == "pixel_values" else {"use_cache": False}
-    if "use_cache" not in configuration.to_dict():
-        no_cache = {}
+    no_cache = (
+        {"use_cache": False}
+        if "use_cache" in configuration.to_dict() and {"input_ids", "decoder_input_ids"} & {*named}
+        else {}
+    )
     whole = {"jogak": forward(lambda: ours(*x)), "theirs": forward(lambda: theirs(**named, **no_cache))}
     once = take_turns(whole, options.rounds, options.clock)
     ours.train()
     theirs.train()
     steps = {
         "jogak": stepper(ours, lambda: our_loss(ours, x, targets)),
-        "theirs": stepper(theirs, lambda: mean_loss(theirs(**named, **no_cache).logits, targets)),
+        "theirs": stepper(theirs, lambda: mean_loss(answer(theirs(**named, **no_cache)), targets)),
     }
     twice = take_turns(steps, options.rounds, options.clock)
     count = sum(p.numel() for p in ours.parameters())
