@@ -108,9 +108,8 @@ def scaled(name: str, tiny: dict[str, Any], size: dict[str, int]) -> dict[str, A
         "relative_attention_num_buckets": 32,
         "relative_attention_max_distance": 128,
     }
-    given |= {
-        field: value for field, value in own.items() if isinstance(given.get(field), int | None) and field in given
-    }
+    lists = {"conv_kernel"}  # of waves: the filters of each layer
+    given |= {n: v for n, v in own.items() if n in given and not (n in lists and isinstance(given[n], list | tuple))}
     if "num_heads" in given:  # of T5, and of Mamba-2, whose heads split its inner width
         given["num_heads"] = size["heads"] if name != "mamba2" else 2 * size["width"] // given["head_dim"]
     return given
