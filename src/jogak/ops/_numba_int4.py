@@ -173,20 +173,25 @@ def _round(x, numbers, steps, sums, rows, groups):
 
     Two groups lie together as they are read: the first halves of both, then the second halves.
     """
+    peaks = np.empty(16, np.float32)
     for row in range(rows):
         for group in range(groups):
             mine = row * groups + group
-            at, top, total = mine * 32, NOTHING, NOTHING
-            for i in range(at, at + 32):
-                top = max(top, abs(x[i]))
-                total += x[i]
+            given = x[mine * 32 : mine * 32 + 32]
+            top, total = NOTHING, NOTHING
+            for i in range(16):  # which are instructions on vectors; the largest of all at once would be none
+                peaks[i] = max(abs(given[i]), abs(given[16 + i]))
+            for i in range(16):
+                top = max(top, peaks[i])
+            for i in range(32):
+                total += given[i]
             inverse = MOST / top if top > NOTHING else NOTHING
             alone = group == groups - 1 and groups % 2 == 1
-            low = (mine - group % 2) * 32 + group % 2 * 16
-            high = low + (16 if alone else 32)
+            at = (mine - group % 2) * 32 + group % 2 * 16
+            low, high = numbers[at : at + 16], numbers[at + 16 : at + 32] if alone else numbers[at + 32 : at + 48]
             for i in range(16):
-                numbers[low + i] = np.int16(np.rint(x[at + i] * inverse))
-                numbers[high + i] = np.int16(np.rint(x[at + 16 + i] * inverse))
+                low[i] = np.int16(np.rint(given[i] * inverse))
+                high[i] = np.int16(np.rint(given[16 + i] * inverse))
             steps[mine], sums[mine] = top / MOST, total
 
 
