@@ -3,10 +3,9 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jogak.ops import quantised
+from jogak.ops import linear, quantised
 from jogak.ops.quantised import Form, Packed
 
 FORMS: dict[torch.dtype, Form] = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -37,8 +36,8 @@ class Linear(nn.Linear):
         weight, x = self.weight, input
         many = x.numel() > quantised.FEW["float32"] * x.shape[-1]
         if many or weight.numel() < LEAST or not quantised.fits(x.shape[-1]):
-            return F.linear(x, weight, self.bias)
+            return linear.auto(x, weight, self.bias)
         form = FORMS.get(weight.dtype) if x.dtype == weight.dtype and weight.is_contiguous() else None
         if form is None or not quantised.fuses(x, form) or torch.is_autocast_enabled("cpu"):
-            return F.linear(x, weight, self.bias)
+            return linear.auto(x, weight, self.bias)
         return quantised.fused(x, Packed(weight, weight), form, self.bias, self._arrays)
