@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jogak.ops import linear
 from jogak.ops._compiled import AVAILABLE
 
 CHUNK = 1 << 22  # logits held at a time: 16 MiB of float32, which an L3 cache keeps between the passes over it
@@ -92,12 +93,12 @@ class _Chunked(torch.autograd.Function):
             ):
                 count = len(h)
                 filled = F.pad(h.to(low), (0, 0, 0, -count % STEP))
-                grad = filled @ w.T
+                grad = linear.auto(filled, w, None)
                 losses, nlls = gradient_(grad, y, smoothing)
                 loss += losses.sum()
                 nll += nlls.sum()
                 if need:
-                    dh.copy_((grad @ w)[:count])
+                    dh.copy_(linear.auto(grad, w.T, None)[:count])
                     d_weight = _accumulated(d_weight, grad, filled, weight.dtype)
             if need and d_weight is None:  # there is no position
                 d_weight = torch.zeros_like(weight)

@@ -24,7 +24,9 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The same by oneDNN, in float32 on a CPU."""
+    """The same by oneDNN, in float32 on a CPU; `reference` elsewhere."""
+    if x.dtype != torch.float32 or x.device.type != "cpu" or not available():
+        return reference(x, weight, bias)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
         return _Product.apply(x, weight, bias)  # pyright: ignore[reportReturnType]  # apply is untyped
     return _product(x, weight, bias)
@@ -75,12 +77,17 @@ def fits(x: Tensor, weight: Tensor) -> bool:
 
 
 @cache
+def available() -> bool:
+    """Whether torch has oneDNN's product."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+@cache
 def found() -> bool:
-    """Whether the processor is AMD's, and torch has oneDNN's product."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
+    """Whether the processor is AMD's, too."""
     about = Path("/proc/cpuinfo")
-    return about.is_file() and "AuthenticAMD" in about.read_text(encoding="utf-8", errors="replace")
+    maker = about.read_text(encoding="utf-8", errors="replace") if about.is_file() else ""
+    return available() and "AuthenticAMD" in maker
 
 
 FORMS = {"reference": reference, "onednn": onednn, "auto": auto}
