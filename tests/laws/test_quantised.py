@@ -65,6 +65,21 @@ def test_plain_matrices_are_read_where_they_are_after_a_change():
         close(layer(x), x @ layer.weight.T, "moved")
 
 
+def test_a_transposed_matrix_is_laid_out_once_it_is_read_at_every_step():
+    """As GPT-2's checkpoints have them; training goes on with it as before."""
+    layer, x = Linear(512, 1024), noise(1, 512, seed=1, device="cpu")
+    layer.weight.data = noise(512, 1024, seed=2, device="cpu").t()
+    expected, weight = layer(x).detach(), layer.weight
+    with torch.inference_mode():
+        layer(x.expand(40, 512))
+        assert not layer.weight.is_contiguous()
+        close(layer(x), expected, "laid out")
+    assert layer.weight is weight
+    assert weight.is_contiguous()
+    layer(x).sum().backward()
+    close(weight.grad, x.expand(1024, 512), "its gradient")
+
+
 def test_int8_is_within_half_a_step():
     weight = noise(20, 96, seed=1, device="cpu")
     packed = quantised.pack(weight, "int8")

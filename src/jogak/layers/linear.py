@@ -37,7 +37,10 @@ class Linear(nn.Linear):
         many = x.numel() > quantised.FEW["float32"] * x.shape[-1]
         if many or weight.numel() < LEAST or not quantised.fits(x.shape[-1]):
             return linear.auto(x, weight, self.bias)
-        form = FORMS.get(weight.dtype) if x.dtype == weight.dtype and weight.is_contiguous() else None
+        form = FORMS.get(weight.dtype) if x.dtype == weight.dtype else None
         if form is None or not quantised.fuses(x, form) or torch.is_autocast_enabled("cpu"):
             return linear.auto(x, weight, self.bias)
+        if not weight.is_contiguous():  # some checkpoints have it transposed; from now on it is read at every step
+            with torch.inference_mode(False), torch.no_grad():
+                weight.data = weight.detach().contiguous()
         return quantised.fused(x, Packed(weight, weight), form, self.bias, self._arrays)
