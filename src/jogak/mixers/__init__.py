@@ -4,9 +4,9 @@ import inspect
 
 from jogak import registry
 from jogak.errors import UserError, nearest
-from jogak.mixers.contract import EMPTY, Context, Mixer, State
+from jogak.mixers.contract import EMPTY, Context, InOne, Mixer, State
 
-__all__ = ["EMPTY", "Context", "Mixer", "State", "build", "kind", "names", "parameters"]
+__all__ = ["EMPTY", "Context", "InOne", "Mixer", "State", "build", "kind", "names", "parameters"]
 
 
 def names() -> list[str]:

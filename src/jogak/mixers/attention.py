@@ -15,7 +15,9 @@ from jogak.errors import UserError, nearest
 from jogak.layers.linear import Linear
 from jogak.layers.norm import Norm, build_norm
 from jogak.layers.position import Alibi, Rotary, T5Bias
+from jogak.layers.step import NormBefore
 from jogak.mixers import _memory
+from jogak.mixers._step import AttentionStep
 from jogak.mixers.contract import EMPTY, Context, Mixer, State, silence
 from jogak.ops import positions as counting
 from jogak.ops.attention import ALL, FORMS, Visible, in_a_row, weights
@@ -140,6 +142,9 @@ class Attention(Mixer):
             raise UserError("attention: only causal attention has a state; build it with causal=True")
         empty = torch.empty(batch, 0, self.groups, self.head_dim, device=device, dtype=dtype)
         return State({"k": empty, "v": empty}, owner="Attention")
+
+    def in_one(self, norm: NormBefore) -> AttentionStep | None:
+        return AttentionStep.of(self, norm) if type(self) is Attention else None
 
     def forward(self, x: Tensor, state: State | None = None, context: Context = EMPTY) -> tuple[Tensor, State]:
         self.check(x, state, context)

@@ -5,13 +5,17 @@ Legend: B batch, T time, D model width, M rows of memory, S length of memory.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
 from jogak.errors import UserError
+from jogak.ops.quantised import Form
+
+if TYPE_CHECKING:
+    from jogak.layers.step import NormBefore
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,6 +215,26 @@ _pytree.register_pytree_node(
 )
 
 
+class InOne(Protocol):
+    """A mixer's step of decoding in one compiled loop, with the norm before it and the addition behind it."""
+
+    @property
+    def kind(self) -> Form:
+        """What the matrices are kept in."""
+        ...
+
+    @property
+    def width(self) -> int: ...
+
+    def serves(self, x: Tensor, state: State) -> bool:
+        """Whether the loop can go on from the state with x [B 1 D], of which nothing is told."""
+        ...
+
+    def __call__(self, y: Tensor, state: State) -> State:
+        """Add mixer(norm(y)) to y [B 1 D], and give the state after it."""
+        ...
+
+
 class Mixer(nn.Module):
     """Moves information between positions: x [B T D] -> y [B T D].
 
@@ -259,6 +283,10 @@ class Mixer(nn.Module):
     def step(self, x: Tensor, state: State, context: Context = EMPTY) -> tuple[Tensor, State]:
         """One position, x [B 1 D]; may be faster than forward, never different."""
         return self.forward(x, state, context)
+
+    def in_one(self, norm: "NormBefore") -> InOne | None:
+        """The step with the norm before it in one compiled loop; None: there is none, or not for these options."""
+        return None
 
     def check(self, x: Tensor, state: State | None, context: Context) -> None:
         """Refuse what does not fit, in one sentence.

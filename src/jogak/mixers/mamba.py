@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from jogak.errors import UserError, nearest
 from jogak.layers.linear import Linear
+from jogak.layers.step import NormBefore
+from jogak.mixers._step import MambaStep
 from jogak.mixers.contract import EMPTY, Context, Mixer, State
 from jogak.ops import convolution
 from jogak.ops.documents import Documents
@@ -92,6 +94,9 @@ class Mamba(Mixer):
             "segment": torch.zeros(batch, device=device, dtype=torch.int64),
         }
         return State(held, owner="Mamba")
+
+    def in_one(self, norm: NormBefore) -> MambaStep | None:
+        return MambaStep.of(self, norm) if type(self) is Mamba else None
 
     def forward(self, x: Tensor, state: State | None = None, context: Context = EMPTY) -> tuple[Tensor, State]:
         self.check(x, state, context)
