@@ -4,6 +4,7 @@ The loops are in ops._numba_step; which mixers have one, they say themselves (`M
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -14,10 +15,11 @@ from jogak.layers.feedforward import ACTIVATIONS, GATED, FeedForward, GatedFeedF
 from jogak.layers.linear import Linear
 from jogak.layers.norm import RMSNorm, RMSNormPlusOne
 from jogak.layers.quantised import QuantisedLinear
+from jogak.ops.activation import NUMBERS
 from jogak.ops.quantised import Arrays, Form, Packed
 
-NAMES = {"silu": 0, "gelu_tanh": 1, "gelu": 2, "relu": 3, "swiglu": 0, "geglu_tanh": 1, "geglu": 2, "reglu": 3}
-KINDS = {id(function): NAMES[name] for name, function in {**ACTIVATIONS, **GATED}.items() if name in NAMES}
+KINDS = {id(function): NUMBERS[name] for name, function in ACTIVATIONS.items() if name in NUMBERS}
+KINDS |= {id(function): NUMBERS[cast(partial[Tensor], function).keywords["kind"]] for function in GATED.values()}
 # Of norms, whether they leave the mean as it is.
 NORMS: dict[type[nn.Module], int] = {nn.LayerNorm: 0, RMSNorm: 1, RMSNormPlusOne: 1}
 NOTHING = torch.empty(0)

@@ -18,7 +18,6 @@ from jogak.layers.step import FeedForwardStep, NormBefore, norm_before
 from jogak.mixers import Context, InOne, Mixer, State
 from jogak.ops import quantised
 from jogak.ops._compiled import AVAILABLE
-from jogak.ops.quantised import Form
 
 LEAST = 1 << 19  # numbers of a block's matrices: with fewer nobody writes so much that numba's import is worth it
 
@@ -31,16 +30,15 @@ class _Kept:
         inside = {id(m): m for m in [*modules, *(child for _, _, child in self.children)]}
         self.modules = list(inside.values())
         owned = [d for m in self.modules for d in (m._parameters, m._buffers)]
-        self.tensors = [(d, n, 0 if t is None else t.data_ptr()) for d in owned for n, t in d.items()]
+        self.tensors = [(d, n, _mark(t)) for d in owned for n, t in d.items()]
 
     def here(self) -> bool:
-        """Nothing has been replaced or moved."""
+        """Nothing has been replaced, moved or changed."""
         for owner, name, child in self.children:
             if owner.get(name) is not child:
                 return False
-        for owner, name, place in self.tensors:
-            tensor = owner.get(name)
-            if place != (0 if tensor is None else tensor.data_ptr()):
+        for owner, name, mark in self.tensors:  # noqa: SIM110 (as below)
+            if mark != _mark(owner.get(name)):
                 return False
         return True
 
@@ -50,6 +48,11 @@ class _Kept:
             if m._forward_hooks or m._forward_pre_hooks:
                 return True
         return False
+
+
+def _mark(tensor: Tensor | None) -> tuple[int, int]:
+    """Where a tensor lies, and how often it was changed in place, which inference tensors do not count."""
+    return (0, 0) if tensor is None else (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
 
 
 class Step:
@@ -67,11 +70,6 @@ class Step:
     def __reduce__(self) -> tuple[type["Step"], tuple[()]]:
         return Step, ()
 
-    @property
-    def knows(self) -> bool:
-        """Whether the block that it was last asked for is made of what the loops know."""
-        return self._mixer is not None
-
     def __call__(
         self, parts: tuple[nn.Module, ...], x: Tensor, state: State, context: Context
     ) -> tuple[Tensor, State] | None:
@@ -80,10 +78,12 @@ class Step:
         parts: the mixer and what is before it (`PreNorm`), then the feedforward and what is before that, if there is
         one; in evaluation mode.
         """
+        if not _plain(x, context):  # before anything is asked of tensors that may have no memory
+            return None
         if parts != self._parts or not self._kept.here():
             self._look(parts)
         mixer = self._mixer
-        if mixer is None or not _plain(x, mixer.kind, context) or self._kept.watched():
+        if mixer is None or not quantised.fuses(x, mixer.kind) or self._kept.watched():
             return None
         if x.shape[2] != mixer.width or not mixer.serves(x, state):
             return None
@@ -118,8 +118,8 @@ def _threads_found() -> bool:
     return _threads.found()
 
 
-def _plain(x: Tensor, kind: Form, context: Context) -> bool:
-    """Whether x is of a few rows in float32 of which nothing is told, and nobody computes otherwise."""
+def _plain(x: Tensor, context: Context) -> bool:
+    """Whether x is in float32, nothing is told of it, and nobody computes otherwise."""
     told = context.mask is not None or context.positions is not None or context.segments is not None
     plain = x.dim() == 3 and x.dtype == torch.float32 and not told and not torch.is_autocast_enabled("cpu")
-    return plain and quantised.fuses(x, kind)
+    return plain and quantised.free(x)

@@ -1,7 +1,7 @@
 """Steps of decoding in one go, one position of a few rows: x + f(norm(x)) for attention, Mamba and feedforward.
 
-Every thread works out its share of each product and waits for the others where it needs theirs, which takes a
-microsecond; an operation of its own takes ten to be called. All arrays are flat.
+Every thread works out its share of each product and waits for the others where it needs theirs, which takes far less
+than calling an operation of its own. All arrays are flat.
 
 Legend: M rows, D width, H query heads, G key/value heads, K head width, R numbers of a head that are turned, F inner
 width, S positions that the cache has room for; of Mamba E channels, N numbers of a channel's state, Q taps, P rank.
@@ -20,6 +20,7 @@ from jogak.ops._numba_quantised import KERNELS as PRODUCTS
 from jogak.ops._products import inner, put
 from jogak.ops._threads import all_threads, barrier, this_thread
 from jogak.ops._vectors import LOG2E
+from jogak.ops.activation import NUMBERS
 
 # ruff: noqa: ANN001, ANN202 (what numba compiles takes its types from the call)
 
@@ -27,7 +28,7 @@ exp2: Any = _vectors.exp2  # as numba calls it, without what its decorator is to
 product: Any = PRODUCTS["float32"].compiled  # in every loop below the one of its kind of matrices: see `_of`
 ONE, NOTHING = np.float32(1), np.float32(0)
 LAYER = 0  # the kind of norm that takes the mean away and adds a number; any other is a root-mean-square one
-SILU, GELU_TANH, GELU = 0, 1, 2  # kinds of activation; any other is relu
+SILU, GELU_TANH, GELU = (NUMBERS[name] for name in ("silu", "gelu_tanh", "gelu"))  # any other is relu
 
 
 @jit

@@ -168,10 +168,15 @@ class Arrays:
 
 
 def fuses(x: Tensor, kind: Form) -> bool:
-    """Whether x [.. K] is of few rows, and `fused` can be used: on a CPU, nothing to learn, nobody writing down."""
-    few = x.numel() <= FEW[kind] * x.shape[-1] and x.device.type == "cpu" and x.dtype != torch.float64
+    """Whether x [.. K] is of few rows, and `fused` can be used."""
+    return x.numel() <= FEW[kind] * x.shape[-1] and free(x)
+
+
+def free(x: Tensor) -> bool:
+    """Whether x is on a CPU, with nothing to learn and nobody writing down what is done with it."""
+    here = x.device.type == "cpu" and x.dtype != torch.float64 and type(x) is Tensor
     written = torch.compiler.is_compiling() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    return AVAILABLE and few and not torch.is_grad_enabled() and not written and type(x) is Tensor and x.numel() > 0
+    return AVAILABLE and here and not torch.is_grad_enabled() and not written and x.numel() > 0
 
 
 def auto(x: Tensor, packed: Packed, kind: Kind) -> Tensor:
