@@ -200,11 +200,8 @@ def compare(name: str, size: dict[str, int], options: argparse.Namespace) -> tup
 
         return run
 
-    no_cache = (
-        {"use_cache": False}
-        if "use_cache" in configuration.to_dict() and {"input_ids", "decoder_input_ids"} & {*named}
-        else {}
-    )
+    caches = "use_cache" in configuration.to_dict() and {"input_ids", "decoder_input_ids"} & {*named}
+    no_cache = {"use_cache": False} if caches else {}
     whole = {"jogak": forward(lambda: ours(*x)), "theirs": forward(lambda: theirs(**named, **no_cache))}
     once = take_turns(whole, options.rounds, options.clock)
     ours.train()

@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from jogak.errors import UserError
+
+SPACE = "▁"  # what is written for a space
 _CONTROL, _USER_DEFINED = 3, 4  # types of pieces
 _VARINT, _EIGHT, _MANY, _FOUR = 0, 1, 2, 5  # how a field is stored
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3  # fields of the model
@@ -35,8 +38,10 @@ class SentencePiece:
 def read(path: Path) -> SentencePiece:
     """The model in a file.
 
-    Raises: ValueError where it is no SentencePiece model.
+    Raises: UserError where there is none, ValueError where it is no SentencePiece model.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; give ids instead of text, or add the tokenizer")
     pieces: list[tuple[str, float]] = []
     special: list[str] = []
     kept: list[str] = []

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from jogak import storage
 from jogak.codecs import _sentencepiece
+from jogak.codecs._sentencepiece import SPACE
 from jogak.errors import UserError, nearest
-
-SPACE = "▁"  # what SentencePiece writes for a space
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,6 @@ class Renumbered:
     def get_vocab(self, with_added_tokens: bool = True) -> dict[str, int]:
         return dict(self.numbers)
 
-    def token_to_id(self, token: str) -> int | None:
-        return self.numbers.get(token)
-
     def id_to_token(self, number: int) -> str | None:
         return self._pieces.get(number)
 
@@ -104,7 +100,6 @@ def _pieces(given: _sentencepiece.SentencePiece, special: Sequence[str], *, merg
     steps: list[Any] = [normalizers.Precompiled(given.characters)] if given.characters else []
     made.normalizer = normalizers.Sequence([*steps, normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()])
     made.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
-    made.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
     made.add_tokens([AddedToken(name, normalized=False, special=True, lstrip=True, rstrip=True) for name in special])
     return made
 
@@ -118,15 +113,9 @@ def _numbers(folder: Path) -> dict[str, int]:
     return found
 
 
-def _model(folder: Path, name: str) -> _sentencepiece.SentencePiece:
-    if not (folder / name).is_file():
-        raise UserError(f"{folder / name}: there is no such file; give ids instead of text, or add the tokenizer")
-    return _sentencepiece.read(folder / name)
-
-
-def _named(fields: Mapping[str, Any], role: str, usual: str) -> str:
-    value = fields.get(f"{role}_token", usual)
-    return str(value.get("content")) if isinstance(value, dict) else str(value)
+def _content(token: object) -> str:
+    """Of a token as text, or as a mapping of what it is."""
+    return str(token.get("content")) if isinstance(token, dict) else str(token)
 
 
 def _number(numbers: Mapping[str, int], piece: str, folder: Path) -> int:
@@ -139,8 +128,11 @@ def marian(folder: Path, fields: Mapping[str, Any]) -> Renumbered:
     """Marian's: source.spm, an end behind each text."""
     if fields.get("separate_vocabs"):
         raise UserError(f"{folder}: a vocabulary of its own for each language is not read; give ids instead of text")
-    numbers, given = _numbers(folder), _model(folder, "source.spm")
-    special = [_named(fields, role, usual) for role, usual in (("unk", "<unk>"), ("eos", "</s>"), ("pad", "<pad>"))]
+    numbers, given = _numbers(folder), _sentencepiece.read(folder / "source.spm")
+    special = [
+        _content(fields.get(f"{role}_token", usual))
+        for role, usual in (("unk", "<unk>"), ("eos", "</s>"), ("pad", "<pad>"))
+    ]
     end = _number(numbers, special[1], folder)
     _number(numbers, special[0], folder)
     cut = _pieces(given, special, merged=False)
@@ -153,17 +145,17 @@ def m2m_100(folder: Path, fields: Mapping[str, Any]) -> Renumbered:
     Marks stand behind the vocabulary in the order of LANGUAGES, where `added_tokens_decoder` says nothing else. In a
     text they are marks only where `additional_special_tokens` lists them.
     """
-    numbers, given = _numbers(folder), _model(folder, "sentencepiece.bpe.model")
+    numbers, given = _numbers(folder), _sentencepiece.read(folder / "sentencepiece.bpe.model")
     usual = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
-    special = [_named(fields, role, name) for role, name in usual.items()]
+    special = [_content(fields.get(f"{role}_token", name)) for role, name in usual.items()]
     known = LANGUAGES.get(str(fields.get("language_codes", "m2m100")), LANGUAGES["m2m100"])
     marks = {f"__{code}__": len(numbers) + i for i, code in enumerate(known.split())}
     kept = fields.get("added_tokens_decoder")
     for number, token in kept.items() if isinstance(kept, dict) else ():
-        marks[_named({"x_token": token}, "x", "")] = int(number)
+        marks[_content(token)] = int(number)
     numbers = {**numbers, **{mark: number for mark, number in marks.items() if mark not in numbers}}
     listed = fields.get("additional_special_tokens") or fields.get("extra_special_tokens") or ()
-    whole = [_named({"x_token": token}, "x", "") for token in listed]
+    whole = [_content(token) for token in listed]
     language = fields.get("src_lang") or "en"
     begin = numbers.get(f"__{language}__", numbers.get(str(language)))
     if begin is None:

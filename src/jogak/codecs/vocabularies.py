@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from jogak import storage
 from jogak.codecs import _sentencepiece, renumbered
+from jogak.codecs._sentencepiece import SPACE
 from jogak.codecs.renumbered import Renumbered
 from jogak.errors import UserError, nearest
 
@@ -21,7 +22,6 @@ ROLES: tuple[Role, ...] = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # 
 # What Python's str.split takes for space: Unicode's, and four control characters.
 _SPACE = "[\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+"
 _MOST = 10_000
-_PIECE_SPACE = "▁"  # what SentencePiece writes for a space
 
 
 @dataclass(frozen=True)
@@ -141,57 +141,58 @@ def _letters(settings: Settings) -> Tokenizer:
 
 def _likeliest_pieces(settings: Settings) -> Tokenizer:
     """T5's: between spaces, the pieces that are likeliest together; `extra_ids` marks stand behind the pieces."""
-    given = _sentencepiece.read(Path(_file(settings, "spiece.model")))
+    given = _sentencepiece.read(settings.folder / "spiece.model")
     marks = [f"<extra_id_{number}>" for number in reversed(range(settings.count("extra_ids", 100)))]
     pieces = [*given.pieces, *((mark, 0.0) for mark in marks)]
     made = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=False))
     if given.characters:
         made.normalizer = normalizers.Precompiled(given.characters)
-    spaces = pre_tokenizers.Metaspace(replacement=_PIECE_SPACE, prepend_scheme="always", split=True)
+    spaces = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
     made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), spaces])
-    made.decoder = decoders.Metaspace(replacement=_PIECE_SPACE, prepend_scheme="always", split=True)
+    made.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
     return _whole(made, given, marks)
 
 
 def _likeliest_pieces_behind(settings: Settings) -> Tokenizer:
     """Pegasus's: as T5's over the whole text, their numbers behind those of marks that were written in pretraining."""
-    given, offset = _sentencepiece.read(Path(_file(settings, "spiece.model"))), settings.count("offset", 103)
-    marks = [settings.name("mask"), *(f"<unk_{number}>" for number in range(2, offset))]
-    first = [settings.name("pad"), settings.name("eos"), str(settings.fields.get("mask_token_sent", "<mask_1>"))]
-    pieces = [*((mark, 0.0) for mark in (*first, marks[0])), *((mark, -100.0) for mark in marks[1:]), *given.pieces[2:]]
+    given, offset = _sentencepiece.read(settings.folder / "spiece.model"), settings.count("offset", 103)
+    masks = [str(settings.fields.get("mask_token_sent", "<mask_1>")), settings.name("mask")]
+    usual = [(mark, 0.0) for mark in (settings.name("pad"), settings.name("eos"), *masks)]
+    rare = [(f"<unk_{number}>", -100.0) for number in range(2, offset)]
+    pieces = [*usual, *rare, *given.pieces[2:]]
     made = Tokenizer(models.Unigram(pieces, unk_id=given.unknown + offset, byte_fallback=False))
     table: list[Any] = [normalizers.Precompiled(given.characters)] if given.characters else []
     made.normalizer = normalizers.Sequence([*table, normalizers.Replace(Regex(" {2,}"), " ")])
-    made.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_PIECE_SPACE, prepend_scheme="always", split=True)
-    made.decoder = decoders.Metaspace(replacement=_PIECE_SPACE, prepend_scheme="always", split=True)
-    return _whole(made, given, [first[2], *marks])
+    made.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
+    made.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
+    return _whole(made, given, [*masks, *(mark for mark, _ in rare)])
 
 
 def _merged_pieces(settings: Settings) -> Tokenizer:
     """Llama's: merges over the whole text, spaces being letters; what has no piece is spelled in bytes."""
-    given = _sentencepiece.read(Path(_file(settings, "tokenizer.model")))
+    given = _sentencepiece.read(settings.folder / "tokenizer.model")
     made = Tokenizer(models.BPE(given.numbers, _sentencepiece.merges(given.numbers), fuse_unk=True, byte_fallback=True))
     begins = settings.flag("add_prefix_space", default=True) is not False
     old = settings.flag("legacy", default=False)
     scheme = ("always" if old else "first") if begins else "never"
-    made.pre_tokenizer = pre_tokenizers.Metaspace(replacement=_PIECE_SPACE, prepend_scheme=scheme, split=False)
+    made.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme, split=False)
     made.decoder = _decoder_of_bytes(strip=begins)
     return _whole(made, given)
 
 
 def _merged_pieces_bare(settings: Settings) -> Tokenizer:
     """Gemma's: Llama's, without a space before the text."""
-    given = _sentencepiece.read(Path(_file(settings, "tokenizer.model")))
+    given = _sentencepiece.read(settings.folder / "tokenizer.model")
     pairs, unknown = _sentencepiece.merges(given.numbers), settings.name("unk")
     made = Tokenizer(models.BPE(given.numbers, pairs, fuse_unk=True, unk_token=unknown, byte_fallback=True))
-    made.normalizer = normalizers.Replace(" ", _PIECE_SPACE)
+    made.normalizer = normalizers.Replace(" ", SPACE)
     made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous", invert=False)
     made.decoder = _decoder_of_bytes(strip=False)
     return _whole(made, given)
 
 
 def _decoder_of_bytes(*, strip: bool) -> decoders.Sequence:
-    steps: list[Any] = [decoders.Replace(_PIECE_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    steps: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     return decoders.Sequence([*steps, decoders.Strip(content=" ", left=1)] if strip else steps)
 
 
@@ -239,15 +240,18 @@ def _begin_and_end(settings: Settings, made: Tokenizer) -> Any:  # noqa: ANN401
 
 
 def _end(settings: Settings, made: Tokenizer) -> Any:  # noqa: ANN401
-    end = settings.name("eos")
-    tokens = [(end, _number(made, end))]
-    return processors.TemplateProcessing(single=["$A", end], pair=["$A", end, "$B", end], special_tokens=tokens)
+    return _ending(settings, made, between=True)
 
 
 def _end_once(settings: Settings, made: Tokenizer) -> Any:  # noqa: ANN401
+    return _ending(settings, made, between=False)
+
+
+def _ending(settings: Settings, made: Tokenizer, *, between: bool) -> Any:  # noqa: ANN401
+    """An end behind all, of a pair behind the first too where it stands between."""
     end = settings.name("eos")
-    tokens = [(end, _number(made, end))]
-    return processors.TemplateProcessing(single=["$A", end], pair=["$A", "$B", end], special_tokens=tokens)
+    pair = ["$A", *([end] if between else []), "$B", end]
+    return processors.TemplateProcessing(single=["$A", end], pair=pair, special_tokens=[(end, _number(made, end))])
 
 
 def _if_asked(settings: Settings, made: Tokenizer) -> Any:  # noqa: ANN401
