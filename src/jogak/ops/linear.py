@@ -1,8 +1,8 @@
 """y = x W^T + b of many rows, by whichever of torch's two libraries is faster on this processor.
 
 torch takes float32 products to MKL, which is slower than oneDNN on AMD's processors: forward passes of
-bench/families.py gained 8% on the mean. oneDNN's are used there, forward and for the gradient of x. It is the maker that
-decides and no timing, so that a run that is gone on with on the same machine comes to the same bits.
+bench/families.py gained 8% on the mean. oneDNN's are used there, forward and for the gradient of x. It is
+the maker that decides and no timing, so that a run that is gone on with on the same machine comes to the same bits.
 
 Legend: M rows of x, N outputs, K inputs.
 """
