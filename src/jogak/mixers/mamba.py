@@ -105,21 +105,20 @@ class Mamba(Mixer):
         documents = Documents.in_place(shape, context.mask, context.segments, state["segment"])
         u, z = self.inner(documents.take(x)).chunk(2, dim=2)
         starts, lengths = documents.starts, documents.lengths
-        u, past = convolution.causal(u, self.conv_weight, self.conv_bias, state["conv"], starts, lengths)
-        y, h = self._scan(F.silu(u), z, state["scan"], Rows(starts, lengths))
+        u, past = convolution.causal(u, self.conv_weight, self.conv_bias, state["conv"], starts, lengths, silu=True)
+        y, h = self._scan(u, z, state["scan"], Rows(starts, lengths))
         held = {"conv": past.to(state["conv"].dtype), "scan": h, "segment": documents.segment}
         return documents.put(self.out(y)), State(held, seen=state.seen + shape[1], owner="Mamba")
 
     def _scan(self, u: Tensor, z: Tensor, h: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         """u, z [B T E], h [B N E] -> gated outputs [B T E], the last state."""
-        wide = torch.promote_types(u.dtype, torch.float32)
         chosen = self.select(u).split(self.sizes, dim=2)
         if self.norms is not None:
             chosen = [_normed(part, norm) for part, norm in zip(chosen, self.norms, strict=True)]
         rank, b, c = chosen
-        dt = F.softplus(F.linear(rank, self.dt_weight).to(wide) + self.dt_bias.to(wide))
-        a = -self.a_log.to(wide).exp()
-        return selective_scan(u, dt, a, b, c, self.d, z, h, rows, backend=self.backend)
+        dt = F.linear(rank, self.dt_weight)
+        a = -self.a_log.to(torch.promote_types(u.dtype, torch.float32)).exp()
+        return selective_scan(u, dt, a, b, c, self.d, z, h, rows, self.dt_bias, backend=self.backend)
 
 
 def _norms(sizes: Sequence[int], eps: float, *, learned: bool) -> list[nn.RMSNorm]:

@@ -118,8 +118,8 @@ class Mamba2(Mixer):
         documents = Documents.in_place(shape, context.mask, context.segments, state["segment"])
         z, u, r = self.inner(documents.take(x)).split((self.width, sum(self.sizes), self.heads), dim=2)
         starts, lengths = documents.starts, documents.lengths
-        u, past = convolution.causal(u, self.conv_weight, self.conv_bias, state["conv"], starts, lengths)
-        y, h = self._scan(F.silu(u), r, state["scan"], Rows(starts, lengths))
+        u, past = convolution.causal(u, self.conv_weight, self.conv_bias, state["conv"], starts, lengths, silu=True)
+        y, h = self._scan(u, r, state["scan"], Rows(starts, lengths))
         held = {"conv": past.to(state["conv"].dtype), "scan": h, "segment": documents.segment}
         y = documents.put(self.out(self.norm(y, z)))
         return y, State(held, seen=state.seen + shape[1], owner="Mamba2")

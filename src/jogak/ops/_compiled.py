@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor
 
 GRAIN = 1 << 16  # steps of a loop that are worth a thread's start
 AVAILABLE = find_spec("numba") is not None
@@ -22,6 +23,9 @@ _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}  # by process (a fork has
 
 class Kernel:
     """A function of (first, last, *arrays) that does the tasks first ... last - 1; compiled when it is first called.
+
+    Its innermost loops go from 0 over slices: x[low + i] may count from the end for all that numba knows, and becomes
+    a gather. tests/unit/ops/test_vector_loops.py looks at what is compiled.
 
     Compiled code is kept beside the source, or in the user's cache where that folder cannot be written, or nowhere.
     """
@@ -71,6 +75,17 @@ def jit(function: Callable[..., Any], *, reorder: bool = False) -> Callable[...,
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder for the cache can be written
         return numba.njit(**options)(function)
+
+
+def flat(x: Tensor) -> Any:  # noqa: ANN401  # an array of NumPy's
+    """All numbers from the first to the last of a tensor, those between its parts too: loops know its strides."""
+    size = 1 + sum((n - 1) * step for n, step in zip(x.shape, x.stride(), strict=True))
+    return x.detach().as_strided((size if x.numel() else 0,), (1,)).numpy()
+
+
+def dense(x: Tensor) -> Tensor:
+    """x itself where neighbours in its last axis are neighbours in memory, else a copy."""
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _pool(size: int) -> ThreadPoolExecutor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from jogak.ops import _products, _vectors
-from jogak.ops._compiled import Kernel, jit
+from jogak.ops._compiled import Kernel, flat, jit
 from jogak.ops._vectors import LOG2E
 
 exp2: Any = _vectors.exp2  # as numba calls it, without what its decorator is told
@@ -26,22 +26,23 @@ ZERO, NOTHING = np.float32(0), np.float32(-np.inf)
 
 
 @jit
-def _softmax(p, at, count, size, scale):
-    """p[at : at + size] becomes softmax(scale p) over the first `count` of it, where it is not -inf; the rest is 0."""
+def _softmax(row, count, scale):
+    """row becomes softmax(scale row) over the first `count` of it, where it is not -inf; the rest is 0."""
+    held, rest = row[: max(count, 0)], row[max(count, 0) :]
     top = NOTHING
-    for s in range(at, at + count):
-        top = max(top, p[s])
+    for s in range(len(held)):
+        top = max(top, held[s])
     total = ZERO
-    for s in range(at, at + count):
-        likely = exp2((p[s] - top) * scale)
-        likely = likely if p[s] > NOTHING else ZERO
-        p[s] = likely
+    for s in range(len(held)):
+        likely = exp2((held[s] - top) * scale)
+        likely = likely if held[s] > NOTHING else ZERO
+        held[s] = likely
         total += likely
     inverse = np.float32(1) / total if total > ZERO else ZERO
-    for s in range(at, at + count):
-        p[s] *= inverse
-    for s in range(at + max(count, 0), at + size):
-        p[s] = ZERO
+    for s in range(len(held)):
+        held[s] *= inverse
+    for s in range(len(rest)):
+        rest[s] = ZERO
 
 
 def _forward(first, last, q, k, v, y, p, spans, seen, steps, sizes, causal, scale):
@@ -60,35 +61,32 @@ def _forward(first, last, q, k, v, y, p, spans, seen, steps, sizes, causal, scal
             at_p = at + head * queries * keys
             inner(p, at_p, keys, q, at_q, steps[0, 1], k, at_k, steps[1, 1], queries, keys, width)
             for t in range(queries):
-                line = at_p + t * keys
+                line = p[at_p + t * keys : at_p + (t + 1) * keys]
                 if masked:
+                    allowed = seen[row % seen.shape[0], q0 + t, k0 : k0 + keys]
                     for s in range(keys):
-                        if not seen[row % seen.shape[0], q0 + t, k0 + s]:
-                            p[line + s] = NOTHING
-                count = min(keys, t + keys - queries + 1) if causal else keys
-                _softmax(p, line, count, keys, scale)
+                        if not allowed[s]:
+                            line[s] = NOTHING
+                _softmax(line, min(keys, t + keys - queries + 1) if causal else keys, scale)
             at_y = (row * places + q0) * row_y + head * values
             put(y, at_y, row_y, p, at_p, keys, 1, v, at_v, steps[2, 1], queries, keys, values)
 
 
 @jit
-def _slopes(p, at_p, ds, count, scale):
+def _slopes(p, ds, scale):
     """ds = scale p (ds - sum p ds)."""
     mean = ZERO
-    for s in range(count):
-        mean += p[at_p + s] * ds[s]
-    for s in range(count):
-        ds[s] = p[at_p + s] * (ds[s] - mean) * scale
+    for s in range(len(p)):
+        mean += p[s] * ds[s]
+    for s in range(len(p)):
+        ds[s] = p[s] * (ds[s] - mean) * scale
 
 
-def _backward(first, last, q, k, v, p, dy, dq, dk, dv, spans, steps, sizes, scale):
+def _backward(first, last, q, k, v, p, dy, dq, dk, dv, spans, steps, sizes, scale, most):
     """dy [B T H V] gives dq [B T H K], dk [B S G K], dv [B S G V], all flat: dv = p^T dy, and with
     g = p (dp - sum_s p dp), dp = dy v^T, dq = g k and dk = g^T q, both times the scale."""
     places, others, heads, groups, width, values = sizes
     repeat, row_y, row_q = heads // groups, heads * values, heads * width
-    most = 0
-    for task in range(first // groups, (last + groups - 1) // groups):
-        most = max(most, spans[task, 2] * spans[task, 4])
     ds = np.empty(most, np.float32)
     for task in range(first, last):
         group = task % groups
@@ -102,7 +100,8 @@ def _backward(first, last, q, k, v, p, dy, dq, dk, dv, spans, steps, sizes, scal
             at_p, at_dy = at + head * queries * keys, (row * places + q0) * row_y + head * values
             inner(ds, 0, keys, dy, at_dy, row_y, v, at_v, steps[2, 1], queries, keys, values)
             for t in range(queries):
-                _slopes(p, at_p + t * keys, ds[t * keys :], keys, scale)
+                low, high = t * keys, (t + 1) * keys
+                _slopes(p[at_p + low : at_p + high], ds[low:high], scale)
             at_dq = (row * places + q0) * row_q + head * width
             put(dq, at_dq, row_q, ds, 0, keys, 1, k, at_k, steps[1, 1], queries, keys, width)
             if head == group * repeat:
@@ -144,7 +143,7 @@ class Short(torch.autograd.Function):
         hidden = np.empty((0, 0, 0), np.bool_) if seen is None else seen.expand(-1, queries, -1).contiguous().numpy()
         sizes = (queries, heads, groups, width, values)
         scale, work = np.float32(width**-0.5 * LOG2E), len(p) * (width + values) // 4
-        arrays = (*map(_flat, (q, k, v, y, p)), spans, hidden, steps, sizes, causal, scale)
+        arrays = (*map(flat, (q, k, v, y, p)), spans, hidden, steps, sizes, causal, scale)
         _forward_kernel(len(spans) * groups, *arrays, work=work)
         ctx.save_for_backward(q, k, v, p)
         ctx.given = spans, steps, (queries, keys, heads, groups, width, values), work
@@ -161,16 +160,11 @@ class Short(torch.autograd.Function):
         read = int(spans[:, 4].sum()) == len(k) * k.shape[1]  # every key, so that each gradient is written
         dq = torch.empty(q.shape)
         dk, dv = (torch.empty(t.shape) if read else torch.zeros(t.shape) for t in (k, v))
-        arrays = map(_flat, (q, k, v, p, grad.contiguous(), dq, dk, dv))
+        arrays = map(flat, (q, k, v, p, grad.contiguous(), dq, dk, dv))
         scale = np.float32(sizes[4] ** -0.5)
-        _backward_kernel(len(spans) * sizes[3], *arrays, spans, steps, sizes, scale, work=2 * work)
+        most = int((spans[:, 2] * spans[:, 4]).max(initial=0))
+        _backward_kernel(len(spans) * sizes[3], *arrays, spans, steps, sizes, scale, most, work=2 * work)
         return dq, dk, dv, None, None, None
-
-
-def _flat(tensor: Tensor) -> Any:  # noqa: ANN401  # an array of NumPy's
-    """All numbers from the first to the last of a tensor, those between its parts too."""
-    size = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.as_strided((max(size, 0),), (1,)).numpy()
 
 
 @jit

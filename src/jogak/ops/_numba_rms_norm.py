@@ -21,13 +21,15 @@ def _forward(first, last, x, weight, y, inverse, eps, plus):
     """x, y [N D], weight [D], inverse [N]: 1 / sqrt(mean(x^2) + eps)."""
     rows, width = x.shape
     for task in range(first, last):
-        for n in range(task * ROWS, min(rows, task * ROWS + ROWS)):
-            given, made = x[n], y[n]
+        low, high = task * ROWS, min(rows, task * ROWS + ROWS)
+        factors = inverse[low:high]
+        for n in range(len(factors)):
+            given, made = x[low + n], y[low + n]
             total = np.float32(0)
             for i in range(width):
                 total += given[i] * given[i]
             factor = np.float32(1) / np.sqrt(total / np.float32(width) + eps)
-            inverse[n] = factor
+            factors[n] = factor
             for i in range(width):
                 made[i] = given[i] * factor * (weight[i] + plus)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jogak.ops._compiled import Kernel
+from jogak.ops._compiled import Kernel, flat
 
 STEPS = 4  # of a loop, for each number
 
@@ -74,11 +74,5 @@ def _run(x: Tensor, y: Tensor, cos: Tensor, sin: Tensor, sign: int) -> None:
     x = x if x.stride(3) == 1 else x.contiguous()
     steps, sizes = (t.stride()[:3] for t in (x, y)), tuple(x.shape[1:])
     angles = (t.detach().contiguous().numpy() for t in (cos, sin))
-    arrays = (_flat(x), _flat(y), *steps, sizes, *angles, np.float32(sign))
+    arrays = (flat(x), flat(y), *steps, sizes, *angles, np.float32(sign))
     _turn_kernel(x.shape[0] * x.shape[1], *arrays, work=x.numel() * STEPS)
-
-
-def _flat(tensor: Tensor) -> Any:  # noqa: ANN401  # an array of NumPy's
-    """All numbers from the first to the last of a tensor, those between its parts too."""
-    size = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.as_strided((max(size, 0),), (1,)).numpy()

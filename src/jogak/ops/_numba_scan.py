@@ -13,38 +13,38 @@ BLOCK = 128  # channels of a task
 
 
 def _forward(first, last, a, b, h0, h, end) -> None:
-    width = b.shape[2]
-    blocks = (width + 127) // 128
+    length, width = b.shape[1], b.shape[2]
+    blocks = (width + BLOCK - 1) // BLOCK
     for task in range(first, last):
-        row, low = task // blocks, (task % blocks) * 128
-        high = min(width, low + 128)
-        for c in range(low, high):
-            end[row, c] = h0[row, c]
-        for t in range(b.shape[1]):
-            for c in range(low, high):
-                value = a[row, t, c] * end[row, c] + b[row, t, c]
-                end[row, c] = value
-                h[row, t, c] = value
+        row, low = task // blocks, (task % blocks) * BLOCK
+        high = min(width, low + BLOCK)
+        held = end[row, low:high]
+        held[:] = h0[row, low:high]
+        for t in range(length):
+            decay, given, made = a[row, t, low:high], b[row, t, low:high], h[row, t, low:high]
+            for c in range(len(held)):
+                value = decay[c] * held[c] + given[c]
+                held[c] = value
+                made[c] = value
 
 
 def _backward(first, last, a, h, h0, dh, da, db, carried) -> None:
     """a and h conjugate; carried [B C] is the gradient of the last state and becomes that of h0."""
-    width = h.shape[2]
-    blocks = (width + 127) // 128
+    length, width = h.shape[1], h.shape[2]
+    blocks = (width + BLOCK - 1) // BLOCK
     for task in range(first, last):
-        row, low = task // blocks, (task % blocks) * 128
-        high = min(width, low + 128)
-        for t in range(h.shape[1] - 1, 0, -1):
-            for c in range(low, high):
-                value = carried[row, c] + dh[row, t, c]
-                db[row, t, c] = value
-                da[row, t, c] = value * h[row, t - 1, c]
-                carried[row, c] = value * a[row, t, c]
-        for c in range(low, high):
-            value = carried[row, c] + dh[row, 0, c]
-            db[row, 0, c] = value
-            da[row, 0, c] = value * h0[row, c]
-            carried[row, c] = value * a[row, 0, c]
+        row, low = task // blocks, (task % blocks) * BLOCK
+        high = min(width, low + BLOCK)
+        held = carried[row, low:high]
+        for t in range(length - 1, -1, -1):
+            before = h[row, t - 1, low:high] if t else h0[row, low:high]
+            decay, slope = a[row, t, low:high], dh[row, t, low:high]
+            of_decay, of_given = da[row, t, low:high], db[row, t, low:high]
+            for c in range(len(held)):
+                value = held[c] + slope[c]
+                of_given[c] = value
+                of_decay[c] = value * before[c]
+                held[c] = value * decay[c]
 
 
 FORWARD, BACKWARD = Kernel(_forward), Kernel(_backward)

@@ -15,11 +15,10 @@ import numpy as np
 
 from jogak.ops import _vectors
 from jogak.ops._compiled import Kernel, jit
-from jogak.ops._numba_activation import gelu, gelu_tanh, silu
+from jogak.ops._numba_activation import gelu, gelu_tanh, silu, softplus
 from jogak.ops._numba_quantised import KERNELS as PRODUCTS
 from jogak.ops._products import inner, put
 from jogak.ops._threads import all_threads, barrier, this_thread
-from jogak.ops._vectors import LOG2E
 from jogak.ops.activation import NUMBERS
 
 # ruff: noqa: ANN001, ANN202 (what numba compiles takes its types from the call)
@@ -216,21 +215,6 @@ def feedforward_room(rows: int, width: int, inner: int, gated: int) -> int:
 
 
 @jit
-def _softplus(x):
-    """log(1 + e^x) = max(x, 0) + 2 artanh(t / (2 + t)), t = e^-|x|, the series to the 13th power."""
-    t = exp2(-abs(x) * np.float32(LOG2E))
-    s = t / (np.float32(2) + t)
-    square, total = s * s, np.float32(1 / 13)
-    total = total * square + np.float32(1 / 11)
-    total = total * square + np.float32(1 / 9)
-    total = total * square + np.float32(1 / 7)
-    total = total * square + np.float32(1 / 5)
-    total = total * square + np.float32(1 / 3)
-    total = total * square + ONE
-    return max(x, NOTHING) + np.float32(2) * s * total
-
-
-@jit
 def _convolved(raised, u, taps, bias, past, after, row, channels, count, first, end):
     """u = silu(taps * inputs + bias) of one row's channels first ... end - 1; after: the last Q - 1 inputs.
 
@@ -273,7 +257,7 @@ def _selected(u, z, chosen, y, weight, bias, rate, d, h, after, channels, rank, 
             total += row[r] * chosen[r]
         dt[i - first] = total + bias[i]
     for i in range(end - first):
-        dt[i] = _softplus(dt[i])
+        dt[i] = softplus(dt[i])[0]
         put[i] = dt[i] * u[first + i]
         y[first + i] = d[first + i] * u[first + i]
     result = y[first:end]

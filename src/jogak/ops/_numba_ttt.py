@@ -107,26 +107,26 @@ def _back(g, y, rstd, out, one, two, width, p):
 
 
 @jit
-def _slope(z, at, aim, gain, i, y, e, s, rstd, one, two, width, p):
+def _slope(z, aim, gain, i, y, e, s, rstd, one, two, width, p):
     """y = norm(z), e = aim + gain y, s the slope; over features [width P]."""
     share = np.float32(1.0 / width)
     for c in range(p):
         one[c], two[c] = ZERO, ZERO
     for k in range(width):
         for c in range(p):
-            one[c] += z[at + k * p + c]
+            one[c] += z[k * p + c]
     for c in range(p):
         one[c] *= share
     for k in range(width):
         for c in range(p):
-            off = z[at + k * p + c] - one[c]
+            off = z[k * p + c] - one[c]
             two[c] += off * off
     for c in range(p):
         rstd[c] = np.float32(1) / np.sqrt(two[c] * share + NORM_EPS)
     for k in range(width):
         factor = gain[i, k]
         for c in range(p):
-            value = (z[at + k * p + c] - one[c]) * rstd[c]
+            value = (z[k * p + c] - one[c]) * rstd[c]
             y[k * p + c] = value
             e[k * p + c] = aim[k * p + c] + factor * value
     _back(e, y, rstd, s, one, two, width, p)
@@ -169,10 +169,11 @@ def _forward(
             gelu(hidden, wide, inside, slope, inner * p)
             _ones(inside, inner, places, p)
             put(zs, narrow, p, seconds, at2, 1, row2, inside, 0, p, width, inner + 1, p)
-            _slope(zs, narrow, aims, gain, i, normed, e, after, rstd, one, two, width, p)
+            _slope(zs[narrow : narrow + width * p], aims, gain, i, normed, e, after, rstd, one, two, width, p)
             put(back, wide, p, seconds, at2, row2, 1, after, 0, p, inner, width, p)
+            pulled = back[wide : wide + inner * p]
             for r in range(inner * p):
-                before[r] = back[wide + r] * slope[r]
+                before[r] = pulled[r] * slope[r]
             put(seen, 0, p, k, 0, 1, p, q, 0, p, places, j, p)
             _times(seen, turned, p * p)
             put(read, wide, p, firsts, at1, 1, row1, q, 0, p, inner, j, p)
@@ -253,9 +254,10 @@ def _backward(
             gelu(read, wide, asked, rise, inner * p)
             _ones(inside, inner, places, p)
             _ones(asked, inner, places, p)
+            pulled = back[wide : wide + inner * p]
             for r in range(inner * p):
-                before[r] = back[wide + r] * slope[r]
-            _slope(zs, narrow, aims, gain, i, normed, e, after, rstd, one, two, width, p)
+                before[r] = pulled[r] * slope[r]
+            _slope(zs[narrow : narrow + width * p], aims, gain, i, normed, e, after, rstd, one, two, width, p)
             for c in range(p):
                 pull[c], of_rate[c] = ZERO, ZERO
             for r in range(width):
@@ -313,7 +315,7 @@ def _backward(
             # before = back gelu'(h), back = W2 after
             for r in range(inner * p):
                 lessened[r] = of_before[r] * slope[r]  # of back
-                bend[r] *= of_before[r] * back[wide + r]
+                bend[r] *= of_before[r] * pulled[r]
             lessened[inner * p : (inner + 1) * p] = ZERO
             add(of_after, 0, p, seconds, at2, 1, row2, lessened, 0, p, width, inner, p)
             # after = slope(z)

@@ -1,4 +1,4 @@
-# ruff: noqa: ANN001, ANN202, PLR0915 (Triton's language)
+# ruff: noqa: ANN001, ANN202, C901, PLR0915 (Triton's language)
 """The selective scan on a GPU: a program keeps the states of a block of channels in registers over all of time.
 
 On the way back the states at the ends of chunks are given, those inside are made again into a small room of the
@@ -20,9 +20,20 @@ L = 32
 
 
 @triton.jit
+def _softplus(x):
+    """log(1 + e^x) = max(x, 0) + 2 artanh(t / (2 + t)), t = e^-|x|, the series to the 13th power."""
+    t = tl.exp(-tl.abs(x))
+    s = t / (2.0 + t)
+    q = s * s
+    series = 1.0 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * (1 / 11 + q / 13)))))
+    return tl.maximum(x, 0.0) + 2.0 * s * series
+
+
+@triton.jit
 def _forward(
-    x, dt, a, b, c, d, z, h0, starts, lengths, y, bounds, end, time, width, states,
-    GATED: tl.constexpr, RESET: tl.constexpr, KEEP: tl.constexpr, W: tl.constexpr, S: tl.constexpr, L: tl.constexpr,
+    x, dt, a, b, c, d, bias, z, h0, starts, lengths, y, bounds, end, time, width, states,
+    RAW: tl.constexpr, GATED: tl.constexpr, RESET: tl.constexpr, KEEP: tl.constexpr,
+    W: tl.constexpr, S: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     row, n = tl.program_id(0).to(tl.int64), tl.arange(0, S)[:, None]
     channels = tl.program_id(1) * W + tl.arange(0, W)
@@ -31,6 +42,7 @@ def _forward(
     square = n * width + channels[None, :]
     rate = tl.load(a + square, mask=both, other=0.0)
     skip = tl.load(d + channels, mask=inside, other=0.0)
+    shift = tl.load(bias + channels, mask=inside, other=0.0)
     h = tl.load(h0 + row * states * width + square, mask=both, other=0.0)
     real = tl.load(lengths + row)
     chunks = (time + L - 1) // L
@@ -42,6 +54,8 @@ def _forward(
             if RESET:
                 h = tl.where(tl.load(starts + row * time + t) != 0, 0.0, h)
             step = tl.load(dt + at, mask=inside, other=0.0)
+            if RAW:
+                step = _softplus(step + shift)
             given = tl.load(x + at, mask=inside, other=0.0)
             place = (row * time + t) * states + n
             write = tl.load(b + place, mask=n < states, other=0.0)
@@ -59,9 +73,9 @@ def _forward(
 
 @triton.jit
 def _backward(
-    x, dt, a, b, c, d, z, starts, lengths, bounds, room, dy, dend, dx, ddt, da, db, dc, dd, dz, dh0,
+    x, dt, a, b, c, d, bias, z, starts, lengths, bounds, room, dy, dend, dx, ddt, da, db, dc, dd, dbias, dz, dh0,
     time, width, states,
-    GATED: tl.constexpr, RESET: tl.constexpr, W: tl.constexpr, S: tl.constexpr, L: tl.constexpr,
+    RAW: tl.constexpr, GATED: tl.constexpr, RESET: tl.constexpr, W: tl.constexpr, S: tl.constexpr, L: tl.constexpr,
 ):  # fmt: skip
     row, block, blocks = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.num_programs(1)
     n = tl.arange(0, S)[:, None]
@@ -72,8 +86,10 @@ def _backward(
     mine = (row * blocks + block) * L * S * W + n * W + tl.arange(0, W)[None, :]
     rate = tl.load(a + square, mask=both, other=0.0)
     skip = tl.load(d + channels, mask=inside, other=0.0)
+    shift = tl.load(bias + channels, mask=inside, other=0.0)
     g = tl.load(dend + row * states * width + square, mask=both, other=0.0)
-    of_rate, of_skip = tl.zeros([S, W], tl.float32), tl.zeros([W], tl.float32)
+    of_rate = tl.zeros([S, W], tl.float32)
+    of_skip, of_shift = tl.zeros([W], tl.float32), tl.zeros([W], tl.float32)
     real = tl.load(lengths + row)
     chunks = (time + L - 1) // L
     for t in range(real, time):
@@ -98,6 +114,8 @@ def _backward(
             tl.store(room + mine + k * S * W, h)
             at = (row * time + t) * width + channels
             step = tl.load(dt + at, mask=inside, other=0.0)
+            if RAW:
+                step = _softplus(step + shift)
             given = tl.load(x + at, mask=inside, other=0.0)
             write = tl.load(b + (row * time + t) * states + n, mask=n < states, other=0.0)
             h = tl.exp(step[None, :] * rate) * h + (step * given)[None, :] * write
@@ -108,6 +126,9 @@ def _backward(
             before = tl.load(room + mine + k * S * W)
             at = (row * time + t) * width + channels
             step = tl.load(dt + at, mask=inside, other=0.0)
+            raw = step + shift
+            if RAW:
+                step = _softplus(raw)
             given = tl.load(x + at, mask=inside, other=0.0)
             write = tl.load(b + (row * time + t) * states + n, mask=n < states, other=0.0)
             read = tl.load(c + (row * time + t) * states + n, mask=n < states, other=0.0)
@@ -129,12 +150,17 @@ def _backward(
             of_rate += of_decay * step[None, :]
             of_skip += of_y * given
             tl.store(dx + at, of_put * step + skip * of_y, mask=inside)
-            tl.store(ddt + at, of_put * given + tl.sum(of_decay * rate, axis=0), mask=inside)
+            of_step = of_put * given + tl.sum(of_decay * rate, axis=0)
+            if RAW:
+                of_step = of_step / (1.0 + tl.exp(-raw))
+                of_shift += of_step
+            tl.store(ddt + at, of_step, mask=inside)
             g = g * decay
             if RESET:
                 g = tl.where(tl.load(starts + row * time + t) != 0, 0.0, g)
     tl.store(da + row * states * width + square, of_rate, mask=both)
     tl.store(dd + row * width + channels, of_skip, mask=inside)
+    tl.store(dbias + row * width + channels, of_shift, mask=inside)
     tl.store(dh0 + row * states * width + square, g, mask=both)
 
 
@@ -153,21 +179,25 @@ def forward(
     d: Tensor,
     h0: Tensor,
     z: Tensor | None,
+    bias: Tensor | None,
     starts: Tensor | None,
     lengths: Tensor | None,
     *,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `selective_scan` with a [N D], float32 and contiguous: y, the last state, and where keep those of chunks."""
+    """As `selective_scan` with a [N D], all float32 and contiguous but z.
+
+    y, the last state, and where keep those of chunks.
+    """
     rows, time, width = x.shape
     y, end = torch.empty_like(x), torch.empty_like(h0)
     bounds = x.new_empty(rows, triton.cdiv(time, L) if keep else 0, *h0.shape[1:])
     first, ends = _places(x, starts, lengths)
     launch: Any = _forward[(rows, triton.cdiv(width, W))]
-    gate = x if z is None else z
+    gate, shift = x if z is None else z.contiguous(), d if bias is None else bias
     launch(
-        *(x, dt, a, b, c, d, gate, h0, first, ends, y, bounds, end, time, width, len(a)),
-        **{"GATED": z is not None, "RESET": starts is not None, "KEEP": keep},
+        *(x, dt, a, b, c, d, shift, gate, h0, first, ends, y, bounds, end, time, width, len(a)),
+        **{"RAW": bias is not None, "GATED": z is not None, "RESET": starts is not None, "KEEP": keep},
         **{"W": W, "S": triton.next_power_of_2(len(a)), "L": L},
     )
     return y, end, bounds
@@ -181,26 +211,28 @@ def backward(
     c: Tensor,
     d: Tensor,
     z: Tensor | None,
+    bias: Tensor | None,
     bounds: Tensor,
     dy: Tensor,
     dend: Tensor,
     starts: Tensor | None,
     lengths: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """The gradients of x, dt, a, b, c, d, h0 and z."""
+) -> tuple[Tensor | None, ...]:
+    """The gradients of x, dt, a, b, c, d, h0, z and bias."""
     rows, time, width = x.shape
     blocks, size = triton.cdiv(width, W), triton.next_power_of_2(len(a))
     dx, ddt, dh0 = torch.empty_like(x), torch.empty_like(x), torch.empty_like(dend)
-    dz = None if z is None else torch.empty_like(z)
-    da, dd = x.new_empty(rows, *a.shape), x.new_empty(rows, width)
+    dz = None if z is None else z.new_empty(z.shape)
+    da, dd, dbias = x.new_empty(rows, *a.shape), x.new_empty(rows, width), x.new_empty(rows, width)
     db, dc = (x.new_empty(rows, blocks, time, len(a)) for _ in range(2))
     room = x.new_empty(rows * blocks * L * size * W)
-    gates = (x, dx) if z is None or dz is None else (z, dz)
+    gates = (x, dx) if z is None or dz is None else (z.contiguous(), dz)
     first, ends = _places(x, starts, lengths)
     launch: Any = _backward[(rows, blocks)]
     launch(
-        *(x, dt, a, b, c, d, gates[0], first, ends, bounds, room, dy, dend),
-        *(dx, ddt, da, db, dc, dd, gates[1], dh0, time, width, len(a)),
-        **{"GATED": z is not None, "RESET": starts is not None, "W": W, "S": size, "L": L},
+        *(x, dt, a, b, c, d, d if bias is None else bias, gates[0], first, ends, bounds, room, dy, dend),
+        *(dx, ddt, da, db, dc, dd, dbias, gates[1], dh0, time, width, len(a)),
+        **{"RAW": bias is not None, "GATED": z is not None, "RESET": starts is not None, "W": W, "S": size, "L": L},
     )
-    return dx, ddt, da.sum(0), db.sum(1), dc.sum(1), dd.sum(0), dh0, dz
+    of_bias = None if bias is None else dbias.sum(0)
+    return dx, ddt, da.sum(0), db.sum(1), dc.sum(1), dd.sum(0), dh0, dz, of_bias

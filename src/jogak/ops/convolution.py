@@ -26,6 +26,8 @@ def reference(
     starts: Tensor | None,
     lengths: Tensor | None,
     dilation: int = 1,
+    *,
+    silu: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The equation, place by place in float64: see `causal`."""
     rows, length, _ = x.shape
@@ -36,8 +38,9 @@ def reference(
             held = [place.masked_fill(starts[:, t].unsqueeze(1), 0) for place in held]
         held = [*held, x[:, t].double()]
         taps = weight.double().unbind(-1)
-        y = sum(_apply(place, w) for place, w in zip(held[::dilation], taps, strict=True))
-        outputs.append(y if bias is None else y + bias.double())
+        y = torch.stack([_apply(place, w) for place, w in zip(held[::dilation], taps, strict=True)]).sum(0)
+        y = y if bias is None else y + bias.double()
+        outputs.append(F.silu(y) if silu else y)
         held = held[1:]
         kept.append(torch.stack(held, 1) if held else past.double())
     ends = torch.full((rows,), length, device=x.device) if lengths is None else lengths
@@ -53,16 +56,19 @@ def causal(
     starts: Tensor | None,
     lengths: Tensor | None,
     dilation: int = 1,
+    *,
+    silu: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """x [N L D], weight [D K] or [O D K], bias [O], past [N P D] (zeros at first) -> y [N L O], the next call's past.
 
     weight [D K]: each channel for itself, O = D. starts: bool [N L], True where a document begins, which sees nothing
     before it. lengths: int64 [N], real places of each row, behind which is padding that the next call must not see.
+    silu: whether y is silu of the sum.
     The fastest form: `fused`, or `plain` while it is traced, on a GPU, and for a few places.
     """
     few = x.shape[1] < 8
     quick = x.device.type in ("cpu", "meta") and _compiled.AVAILABLE and not torch.compiler.is_compiling() and not few
-    return (fused if quick else plain)(x, weight, bias, past, starts, lengths, dilation)
+    return (fused if quick else plain)(x, weight, bias, past, starts, lengths, dilation, silu=silu)
 
 
 def plain(
@@ -73,12 +79,15 @@ def plain(
     starts: Tensor | None,
     lengths: Tensor | None,
     dilation: int = 1,
+    *,
+    silu: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """With torch's convolution; taps one after another where there are documents."""
     reach = (weight.shape[-1] - 1) * dilation
     joined = torch.cat([past.to(x.dtype), x], dim=1)  # [N P+L D]
     if starts is None:
-        return convolve(joined, weight, bias, dilation), _left(joined, None, lengths, reach)
+        y = convolve(joined, weight, bias, dilation)
+        return F.silu(y) if silu else y, _left(joined, None, lengths, reach)
     # 0 is the document that was open before; what belongs to another one than the place itself counts as zero.
     document = _documents(starts, reach)
     y = 0 if bias is None else bias.to(x.dtype)
@@ -87,7 +96,7 @@ def plain(
         same = document[:, at] == document[:, reach:]
         y = y + _apply(joined[:, at].masked_fill(~same.unsqueeze(2), 0), w)
     assert isinstance(y, Tensor)
-    return y, _left(joined, document, lengths, reach)
+    return F.silu(y) if silu else y, _left(joined, document, lengths, reach)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int = 1) -> Tensor:
@@ -111,17 +120,21 @@ def fused(
     starts: Tensor | None,
     lengths: Tensor | None,
     dilation: int = 1,
+    *,
+    silu: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """One compiled pass over memory on a CPU (numba), for channels apart without dilation; `plain` for the others.
 
     What is narrower than float32 is added up in float32.
     """
     if weight.dim() == 3 or dilation > 1:
-        return plain(x, weight, bias, past, starts, lengths, dilation)
+        return plain(x, weight, bias, past, starts, lengths, dilation, silu=silu)
     reach, wide = weight.shape[1] - 1, torch.promote_types(x.dtype, torch.float32)
     bias = weight.new_zeros(len(weight)) if bias is None else bias
-    given = (t.to(wide).contiguous() for t in (x, weight.t(), bias, past))
-    y = _Fused.apply(*given, starts).to(x.dtype)
+    given = (t.to(wide).contiguous() for t in (weight.t(), bias, past))
+    curved = silu and wide == torch.float32  # loops know SiLU in float32 alone
+    y = _Fused.apply(_compiled.dense(x.to(wide)), *given, starts, curved)
+    y = (F.silu(y) if silu and not curved else y).to(x.dtype)
     if lengths is None:  # only the last places matter
         behind = x[:, max(0, x.shape[1] - reach) :]
         joined = torch.cat([past[:, behind.shape[1] :].to(x.dtype), behind], dim=1)
@@ -140,10 +153,11 @@ class _Fused(torch.autograd.Function):
         bias: Tensor,
         past: Tensor,
         starts: Tensor | None,
+        curved: bool,  # apply takes no names
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, past)
-        ctx.starts = starts
-        return _numba_convolution.forward(x, weight, bias, past, starts)
+        ctx.save_for_backward(x, weight, bias, past)
+        ctx.starts, ctx.curved = starts, curved
+        return _numba_convolution.forward(x, weight, bias, past, starts, curved=curved)
 
     @staticmethod
     @once_differentiable
@@ -151,8 +165,10 @@ class _Fused(torch.autograd.Function):
         ctx: Any,  # noqa: ANN401  # autograd's own context
         *gradients: Tensor,
     ) -> tuple[Tensor | None, ...]:
-        x, weight, past = ctx.saved_tensors
-        return *_numba_convolution.backward(x, weight, past, ctx.starts, gradients[0].contiguous()), None
+        x, weight, bias, past = ctx.saved_tensors
+        dy = gradients[0].contiguous()
+        found = _numba_convolution.backward(x, weight, bias, past, ctx.starts, dy, curved=ctx.curved)
+        return *found, None, None
 
 
 def _documents(starts: Tensor, reach: int) -> Tensor:

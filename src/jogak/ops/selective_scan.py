@@ -53,11 +53,13 @@ def selective_scan(
     z: Tensor | None = None,
     h0: Tensor | None = None,
     rows: Rows = EVERYWHERE,
+    bias: Tensor | None = None,
     *,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """x [B T D], dt [B T D] > 0, a [D N] < 0, b, c [B T N], d [D], z [B T D], h0 [B N D] -> y [B T D], h [B N D].
 
+    bias [D]: what is given for dt is then any number, and the step is softplus(dt + bias), in float32 at least.
     h is the last state, of h0's dtype (None: zeros in float32, or in x's if that is wider). backend: a form of
     `FORMS`.
 
@@ -68,7 +70,7 @@ def selective_scan(
     if h0 is None:
         kind = torch.promote_types(x.dtype, torch.float32)
         h0 = torch.zeros(x.shape[0], a.shape[1], x.shape[2], dtype=kind, device=x.device)
-    return FORMS[backend](x, dt, a, b, c, d, z, h0, rows)
+    return FORMS[backend](x, dt, a, b, c, d, z, h0, rows, bias)
 
 
 def reference(
@@ -81,10 +83,12 @@ def reference(
     z: Tensor | None,
     h0: Tensor,
     rows: Rows = EVERYWHERE,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The equation, place by place in float64."""
     kind, held = x.dtype, h0.dtype
     x, dt, a, b, c, d, h = (t.double() for t in (x, dt, a, b, c, d, h0))
+    dt = dt if bias is None else F.softplus(dt + bias.double())
     outputs = []
     for t in range(x.shape[1]):
         if rows.starts is not None:
@@ -112,9 +116,10 @@ def chunked(
     z: Tensor | None,
     h0: Tensor,
     rows: Rows = EVERYWHERE,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Plain torch: the recurrence over a tree within a chunk, one chunk after another; traced, all in one."""
-    return _apply(_Whole if torch.compiler.is_compiling() else _Chunked, x, dt, a, b, c, d, z, h0, rows)
+    return _apply(_Whole if torch.compiler.is_compiling() else _Chunked, x, dt, a, b, c, d, z, h0, rows, bias)
 
 
 def fused(
@@ -127,6 +132,7 @@ def fused(
     z: Tensor | None,
     h0: Tensor,
     rows: Rows = EVERYWHERE,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One compiled pass that never writes a state out, but at the ends of chunks; float32 inside.
 
@@ -134,7 +140,7 @@ def fused(
     """
     wide = any(t.dtype == torch.float64 for t in (x, dt, a, b, c, d, h0))
     kernel = None if wide else _kernel(x)
-    return _apply(_Chunked if kernel is None else kernel, x, dt, a, b, c, d, z, h0, rows)
+    return _apply(_Chunked if kernel is None else kernel, x, dt, a, b, c, d, z, h0, rows, bias)
 
 
 def auto(
@@ -147,11 +153,12 @@ def auto(
     z: Tensor | None,
     h0: Tensor,
     rows: Rows = EVERYWHERE,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The form that is fast where x is; while it is traced, plain torch in one piece."""
     if torch.compiler.is_compiling():
-        return _apply(_Whole, x, dt, a, b, c, d, z, h0, rows)
-    return fused(x, dt, a, b, c, d, z, h0, rows)
+        return _apply(_Whole, x, dt, a, b, c, d, z, h0, rows, bias)
+    return fused(x, dt, a, b, c, d, z, h0, rows, bias)
 
 
 FORMS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
@@ -181,15 +188,23 @@ def _apply(
     z: Tensor | None,
     h0: Tensor,
     rows: Rows,
+    bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Everything as a form with a gradient of its own takes it: float32 at least, contiguous, a [N D]."""
+    """Everything as a form with a gradient of its own takes it: float32 at least, contiguous, a [N D].
+
+    z alone is given as it lies, since it is often half of wider rows.
+    """
     kind, held = x.dtype, h0.dtype
-    given = [x, dt, a.t(), b, c, d, h0, *([] if z is None else [z])]
+    given, others = [x, dt, a.t(), b, c, d, h0], (z, bias)
     wide = torch.float32
-    for t in given:
-        wide = torch.promote_types(wide, t.dtype)
-    x, dt, a, b, c, d, h0, *gate = (t.to(wide).contiguous() for t in given)
-    y, h = form.apply(x, dt, a, b, c, d, h0, gate[0] if gate else None, rows)
+    for t in (*given, *others):
+        wide = wide if t is None else torch.promote_types(wide, t.dtype)
+    x, dt, a, b, c, d, h0 = (t.to(wide).contiguous() for t in given)
+    z, bias = (None if t is None else t.to(wide) for t in others)
+    if form in (_Numba, _Triton):
+        y, h = form.apply(x, dt, a, b, c, d, h0, z, rows, bias)
+    else:
+        y, h = form.apply(x, dt if bias is None else F.softplus(dt + bias), a, b, c, d, h0, z, rows)
     return y.to(kind), h.to(held)
 
 
@@ -315,11 +330,12 @@ def _compiled_form(load: Callable[[], Any]) -> type[torch.autograd.Function]:
             h0: Tensor,
             z: Tensor | None,
             rows: Rows,
+            bias: Tensor | None,
         ) -> tuple[Tensor, Tensor]:
             keep = any(ctx.needs_input_grad)
-            y, end, bounds = load().forward(x, dt, a, b, c, d, h0, z, rows.starts, rows.lengths, keep=keep)
+            y, end, bounds = load().forward(x, dt, a, b, c, d, h0, z, bias, rows.starts, rows.lengths, keep=keep)
             if keep:
-                ctx.save_for_backward(x, dt, a, b, c, d, z, bounds)
+                ctx.save_for_backward(x, dt, a, b, c, d, z, bias, bounds)
                 ctx.rows = rows
             return y, end
 
@@ -329,9 +345,9 @@ def _compiled_form(load: Callable[[], Any]) -> type[torch.autograd.Function]:
             ctx: Any,  # noqa: ANN401  # autograd's own context
             *gradients: Tensor,
         ) -> tuple[Tensor | None, ...]:
-            x, dt, a, b, c, d, z, bounds = ctx.saved_tensors
             dy, dh = (g.contiguous() for g in gradients)
-            return *load().backward(x, dt, a, b, c, d, z, bounds, dy, dh, ctx.rows.starts, ctx.rows.lengths), None
+            *found, of_bias = load().backward(*ctx.saved_tensors, dy, dh, ctx.rows.starts, ctx.rows.lengths)
+            return *found, None, of_bias
 
     return Form
 

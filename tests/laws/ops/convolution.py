@@ -19,6 +19,7 @@ def _case(
     bias: bool = True,
     out: int | None = None,
     dilation: int = 1,
+    silu: bool = False,
 ) -> Case:
     """out: channels out of a convolution of all channels; None: each for itself."""
     tensors = {
@@ -28,7 +29,8 @@ def _case(
     }
     if bias:
         tensors["bias"] = noise(out or WIDTH, seed=3)
-    others = {"starts": starts, "lengths": lengths, "dilation": dilation, **({} if bias else {"bias": None})}
+    others = {"starts": starts, "lengths": lengths, "dilation": dilation, "silu": silu}
+    others |= {} if bias else {"bias": None}
     return Case(name, tensors, others)
 
 
@@ -45,6 +47,10 @@ DOCUMENTS = _starts(21) & (torch.arange(21, device=DEVICE) < LENGTHS[:, None])
 
 CASES = [
     *(_case(f"plain-T{n}", n, 4) for n in (1, 2, 3, 65)),
+    *(_case(f"silu-T{n}", n, 4, silu=True) for n in (1, 3, 65)),
+    _case("silu-lengths-documents", 70, 4, silu=True, starts=_starts(70), lengths=torch.tensor([0, 2, 69])),
+    _case("silu-three-taps", 21, 3, silu=True, bias=False),
+    _case("silu-dilated", 21, 3, dilation=4, silu=True),
     _case("no-bias", 21, 4, bias=False),
     _case("one-tap", 9, 1),
     _case("two-taps", 9, 2),

@@ -21,8 +21,13 @@ def _case(
     starts: Tensor | None = None,
     lengths: Tensor | None = None,
     step: float = 1.0,
+    raw: float | None = None,
+    closed: float = 0.0,
 ) -> Case:
-    """Steps around 0.7 `step`, and rates from -1 to -N."""
+    """Steps around 0.7 `step`, and rates from -1 to -N. raw: steps are given as numbers of that size, with a bias.
+
+    closed: what is taken off the gates.
+    """
     rates = -torch.arange(1.0, states + 1, device=DEVICE).expand(width, states)
     tensors = {
         "x": noise(BATCH, length, width, seed=1),
@@ -34,7 +39,9 @@ def _case(
         "h0": noise(BATCH, states, width, seed=7),
     }
     if gate:
-        tensors["z"] = noise(BATCH, length, width, seed=8)
+        tensors["z"] = noise(BATCH, length, width, seed=8) - closed
+    if raw is not None:
+        tensors |= {"dt": raw * noise(BATCH, length, width, seed=2), "bias": raw * noise(width, seed=9) - 3}
     return Case(name, tensors, {"rows": Rows(starts, lengths), **({} if gate else {"z": None})})
 
 
@@ -57,6 +64,11 @@ CASES = [
     _case("block", 33, width=64, states=16),
     _case("one-state", 33, states=1),
     _case("large-steps", 40, step=100.0),
+    _case("closed-gates", 40, closed=100.0),
+    *(_case(f"raw-steps-T{n}", n, width=70, raw=1.0) for n in (1, 65)),
+    _case("raw-steps-far-out", 40, raw=60.0),
+    _case("raw-steps-documents-no-gate", 70, raw=1.0, gate=False, starts=_starts(70)),
+    _case("raw-steps-lengths", 70, raw=1.0, lengths=LENGTHS),
     _case("documents", 70, starts=_starts(70)),
     _case("documents-wide-no-gate", 40, width=130, gate=False, starts=_starts(40)),
     _case("lengths", 70, lengths=LENGTHS),

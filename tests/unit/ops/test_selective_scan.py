@@ -12,7 +12,8 @@ import torch
 from jogak.ops import selective_scan
 from tests.laws.ops.selective_scan import CASES
 
-wanted = {"T1", "T2", "T33", "no-gate", "documents", "lengths", "lengths-documents", "one-state"}
+wanted = {"T1", "T2", "T33", "no-gate", "documents", "lengths", "lengths-documents", "one-state",
+          "raw-steps-T65", "raw-steps-far-out"}
 cases = [case for case in CASES if case.name in wanted]
 assert len(cases) == len(wanted)
 selective_scan._kernel = lambda x: selective_scan._Triton
