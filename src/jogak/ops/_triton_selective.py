@@ -1,4 +1,4 @@
-# ruff: noqa: ANN001, ANN202, C901, PLR0915 (Triton's language)
+# ruff: noqa: ANN001, ANN202, PLR0915 (Triton's language)
 """The selective scan on a GPU: a program keeps the states of a block of channels in registers over all of time.
 
 On the way back the states at the ends of chunks are given, those inside are made again into a small room of the
